@@ -1,0 +1,32 @@
+"""Evaluate and compare: `python -m vlm_entropy.eval run --model DIR --data_file_paths heldout.jsonl --out DIR`."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from vlm_entropy.data import torchvision_compat  # noqa: F401  must come before transformers
+
+from trl import TrlParser  # isort: skip
+
+from .report import ReportArguments, report
+from .runner import RunArguments, evaluate
+
+COMMANDS = {"run": (RunArguments, evaluate), "report": (ReportArguments, report)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    name, *flags = list(sys.argv[1:] if argv is None else argv) or [""]
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}.")
+        arguments_class, command = COMMANDS[name]
+        (arguments,) = TrlParser(arguments_class, prog=f"python -m vlm_entropy.eval {name}").parse_args_and_config(flags)
+        command(arguments)
+    except ValueError as error:
+        raise SystemExit(f"vlm-entropy-eval: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Shared by the tests: a tiny checkpoint, a tiny data set, and trainers whose rewards need no training."""
+
+import os
+
+os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlm_entropy.data.shapes import make_shapes
+from vlm_entropy.data.tiny import build_tiny_vlm
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A Qwen2.5-VL of two layers with random weights."""
+    return build_tiny_vlm("qwen2_5_vl", tmp_path_factory.mktemp("model") / "tiny", hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A folder with 32 training and 8 held-out rows of the shapes task."""
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(folder, rows=32, seed=0, held_out=8)
+    return folder

@@ -1,0 +1,189 @@
+"""Train: `python -m vlm_entropy.trainers --method two_stage --model_name_or_path DIR --data_file_paths a.jsonl ...`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
+
+from vlm_entropy.data.examples import build_dataset, check_prompt_fits
+from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
+from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
+from vlm_entropy.rewards import REWARDS, get_rewards
+
+from .arguments import RunArguments, model_init_kwargs, parse_arguments
+from .methods import Method
+from .metrics import MetricsWriter
+from .sft import to_supervised
+
+
+@dataclass
+class Run:
+    """Everything a run needs, checked, with no model loaded yet."""
+
+    method: Method
+    config: TrainingArguments
+    model: ModelConfig
+    processor: ProcessorMixin
+    dataset: Dataset
+    rewards: list[Callable]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        run = prepare(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        raise SystemExit(f"vlm-entropy-train: {error}") from None
+    train(run)
+
+
+def prepare(argv: Sequence[str]) -> Run:
+    """Read and check the arguments, the data and the model's description.
+
+    Raises:
+        ValueError: one sentence on the first thing that is wrong.
+    """
+    method, arguments, config, model = parse_arguments(argv)
+    config.model_init_kwargs = model_init_kwargs(config, model)
+    rewards = get_rewards(arguments.reward_funcs)
+    model_config, processor = load_description(model)
+    family = get_family(model_config.model_type)
+    limit_image_size(processor, family, arguments)
+    rows = load_rows(arguments, config, family=family, processor=processor, model_config=model_config)
+    dataset = build_dataset(
+        rows,
+        family=family,
+        processor=processor,
+        task_type=arguments.task_type,
+        solution_space=arguments.solution_space,
+    )
+    if isinstance(config, SFTConfig):
+        dataset = to_supervised(
+            rows, dataset, family=family, config=config, response_column=arguments.response_column
+        )
+    else:
+        config.check_run(config.total_steps(len(dataset)))
+        check_rewards(rewards, dataset)
+    return Run(method, config, model, processor, dataset, rewards)
+
+
+def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMixin]:
+    """Configuration and processor of a checkpoint, without its weights."""
+    name, revision = model.model_name_or_path, model.model_revision
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        get_family(config.model_type)
+        processor = AutoProcessor.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--model_name_or_path {name!r} holds no checkpoint that can be read: {reason}") from None
+    return config, processor
+
+
+def limit_image_size(processor: ProcessorMixin, family: Family, arguments: RunArguments) -> None:
+    if arguments.min_pixels is not None or arguments.max_pixels is not None:
+        set_pixel_limits(processor, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
+    if arguments.max_anyres_num is not None:
+        set_max_tiles(processor, arguments.max_anyres_num)
+
+
+def load_rows(
+    arguments: RunArguments,
+    config: TrainingArguments,
+    *,
+    family: Family,
+    processor: ProcessorMixin,
+    model_config: PretrainedConfig,
+) -> list[Row]:
+    """The usable rows of the data files; the others stop the run, or are listed with --skip_bad_rows."""
+    rows, bad_rows = read_rows(
+        arguments.data_file_paths, arguments.image_folders, skip_bad_rows=arguments.skip_bad_rows
+    )
+    too_long = check_prompt_fits(
+        rows,
+        family=family,
+        processor=processor,
+        task_type=arguments.task_type,
+        max_completion_length=getattr(config, "max_completion_length", 0),
+        context_length=model_config.get_text_config().max_position_embeddings,
+    )
+    if too_long and not arguments.skip_bad_rows:
+        raise ValueError(f"{too_long[0].source}: {too_long[0].reason}")
+    return keep_rows(rows, bad_rows, too_long, output_dir=Path(config.output_dir))
+
+
+def keep_rows(rows: list[Row], bad_rows: list[BadRow], too_long: list[BadRow], *, output_dir: Path) -> list[Row]:
+    """The rows that fit, after listing all others in `bad_rows.jsonl`."""
+    dropped = {bad.source for bad in too_long}
+    kept = [row for row in rows if row.source not in dropped]
+    if (bad_rows or too_long) and PartialState().is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_bad_rows([*bad_rows, *too_long], output_dir / "bad_rows.jsonl")
+        print(f"Skipped {len(bad_rows) + len(too_long)} bad rows, listed in {output_dir / 'bad_rows.jsonl'}.")
+    if not kept:
+        raise ValueError("No row of the data files can be used.")
+    return kept
+
+
+def check_rewards(rewards: list[Callable], dataset: Dataset) -> None:
+    """Refuse a reward of ours that can judge no row, and say how many rows one leaves to the others.
+
+    A reward that returns None for an empty completion cannot judge the row, whatever the model writes. Rewards of the
+    user's own are not called before training.
+    """
+    columns = dataset.remove_columns(["images"]).to_dict()
+    prompts = columns.pop("prompt")
+    blank = [[{"role": "assistant", "content": ""}]] * len(dataset)
+    for reward in [reward for reward in rewards if reward in REWARDS.values()]:
+        scores = reward(prompts=prompts, completions=blank, completion_ids=[[]] * len(dataset), **columns)
+        unjudged = [index for index, score in enumerate(scores) if score is None]
+        if len(unjudged) == len(dataset):
+            raise ValueError(
+                f"Reward {reward.__name__} can judge none of the {len(dataset)} rows; the first answer is "
+                f"{columns['solution'][0]!r}."
+            )
+        if unjudged:
+            count = f"{len(unjudged)} of {len(dataset)} rows"
+            PartialState().print(f"{reward.__name__} cannot judge {count}; the other rewards train on them.")
+
+
+def train(run: Run) -> None:
+    """Train from the start or from the last checkpoint in the output directory, and save the model there."""
+    trainer = make_trainer(run)
+    trainer.add_callback(MetricsWriter())
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(run.config))
+    trainer.save_model(run.config.output_dir)
+    trainer.accelerator.print(f"Model, checkpoints and metrics.jsonl are in {run.config.output_dir}.")
+
+
+def make_trainer(run: Run) -> Trainer:
+    kwargs = {} if isinstance(run.config, SFTConfig) else {"reward_funcs": run.rewards}
+    return run.method.trainer(
+        model=run.model.model_name_or_path,
+        args=run.config,
+        train_dataset=run.dataset,
+        processing_class=run.processor,
+        peft_config=get_peft_config(run.model),
+        quantization_config=get_quantization_config(run.model),
+        **kwargs,
+    )
+
+
+def checkpoint_to_resume(config: TrainingArguments) -> str | None:
+    """The checkpoint asked for, else the last one in the output directory, else None to start afresh.
+
+    A path is taken as it is; "true", as VLM-R1's scripts say, means the last one.
+    """
+    asked = config.resume_from_checkpoint
+    if asked is not None and str(asked).lower() != "true":
+        return str(asked)
+    return get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""GRPO with four hooks: the only file that touches the private methods of TRL's ``GRPOTrainer``."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+Rollout = dict[str, Any]
+"""What TRL passes from sampling to the loss, one entry per row: ids, masks, advantages, old and reference log-probs,
+image tensors, and whatever `prepare_rollout` added."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the one policy forward of a loss computed. B rows of the micro-batch, T completion tokens."""
+
+    logps: Tensor
+    """(B, T) log π_θ(y_t | x, y_<t) of the sampled tokens in nats, differentiable."""
+    entropies: Tensor
+    """(B, T) full-vocabulary entropy of π_θ(· | x, y_<t) in nats, differentiable."""
+    mask: Tensor
+    """(B, T) bool, true where a real completion token stands."""
+    tokens_per_microbatch: Tensor | None
+    """0-d, mean number of true `mask` entries per micro-batch of this optimizer step over all processes; None where an
+    optimizer step spans several rollouts, so that the number is not known yet."""
+
+
+@dataclass
+class EntropyGRPOConfig(GRPOConfig):
+    """TRL's `GRPOConfig`, and a place for methods to check themselves against the length of the run."""
+
+    def total_steps(self, num_rows: int) -> int:
+        """Optimizer steps of a run over `num_rows` data set rows.
+
+        Raises:
+            ValueError: if the rows do not fill one generation batch, with which TRL would train on nothing.
+        """
+        prompts = self.generation_batch_size // self.num_generations
+        if num_rows < prompts:
+            raise ValueError(
+                f"One generation batch takes {prompts} different prompts (generation_batch_size "
+                f"{self.generation_batch_size} / num_generations {self.num_generations}), the data has {num_rows}."
+            )
+        microbatches = num_rows // prompts * self.steps_per_generation * self.num_iterations
+        per_epoch = math.ceil(microbatches / self.gradient_accumulation_steps)
+        return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * per_epoch)
+
+    def check_run(self, total_steps: int) -> None:
+        """Raise `ValueError` if a setting does not fit a run of `total_steps` optimizer steps."""
+
+
+class EntropyGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` with four hooks; without any of them overridden it computes exactly what TRL computes.
+
+    A method overrides some of `sample`, `prepare_rollout`, `shape_advantages` and `extra_loss`, and calls `super()` in
+    each, so that methods compose by multiple inheritance. Hooks act in training only: evaluation is plain GRPO.
+
+    Two departures from TRL, both invisible in the loss of a given batch: the placeholder tokens of images and videos
+    are never sampled (one in a completion stops the next forward), and the order of the data in epoch k does not depend
+    on whether the run was resumed.
+    """
+
+    args: EntropyGRPOConfig
+    config_class: type[EntropyGRPOConfig] = EntropyGRPOConfig
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: EntropyGRPOConfig | None = None, **kwargs: Any):
+        if not isinstance(args, self.config_class):
+            raise TypeError(
+                f"{type(self).__name__} takes args={self.config_class.__name__}(...), got {type(args).__name__}."
+            )
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self.add_callback(_CheckRun())
+        self._loss_rollout: Rollout | None = None
+        self._loss_policy: Policy | None = None
+        self._tokens_per_microbatch: Tensor | None = None
+        for network in (self.model, self.ref_model):
+            if network is not None:
+                network.register_forward_pre_hook(_without_empty_images, with_kwargs=True)
+        suppressed = self.generation_config.suppress_tokens or []
+        self.generation_config.suppress_tokens = sorted({*suppressed, *vision_token_ids(self.model.config)}) or None
+
+    def sample(self, prompt_ids: list[list[int]], images: list | None, fields: dict[str, Any], *, generate: Callable):
+        """Sample one completion per prompt row.
+
+        Args:
+            prompt_ids: token ids of each row, a prompt standing `num_generations` times in a row.
+            images: PIL images of each row, or None without images.
+            fields: the processor's image tensors (`pixel_values`, ...).
+            generate: TRL's own sampler, `generate(prompt_ids, images, fields)` with the same result.
+
+        Returns:
+            Token ids of each completion, and their log-probs under the sampler (None with `generate` of transformers).
+        """
+        return generate(prompt_ids, images, fields)
+
+    def prepare_rollout(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> dict[str, Tensor]:
+        """Add per-row tensors to the rollout after scoring.
+
+        Args:
+            rollout: TRL's tensors of the N local rows, in groups of `num_generations`.
+            examples: the N data set rows.
+            rewards: (rows of all processes, reward functions), unweighted, NaN where a function cannot judge a row;
+                `local_rows` cuts out the N local ones.
+
+        Returns:
+            New entries, each 0-d or with first dimension N; they are shuffled and split along with TRL's.
+        """
+        return {}
+
+    def shape_advantages(self, advantages: Tensor, policy: Policy, rollout: Rollout) -> Tensor:
+        """Advantages the policy loss uses, (B,) or (B, T), from TRL's group-normalised ones."""
+        return advantages
+
+    def extra_loss(self, policy: Policy, rollout: Rollout) -> Tensor | float:
+        """Term to add to the loss. Its mean over the micro-batches and processes of an optimizer step is what counts:
+        the base divides by the number of accumulation steps, data parallelism by the number of processes."""
+        return 0.0
+
+    def local_rows(self, values: Tensor) -> Tensor:
+        """This process's part of a tensor gathered over all processes along its first dimension."""
+        size = values.size(0) // self.accelerator.num_processes
+        start = self.accelerator.process_index * size
+        return values[start : start + size]
+
+    def log_scalar(self, name: str, value: Tensor | float) -> None:
+        """Log a training metric: its mean over processes, micro-batches and the steps since the last log line."""
+        if isinstance(value, Tensor):
+            value = self.accelerator.gather(value.detach().float().reshape(1)).mean().item()
+        self._metrics["train"][name].append(value)
+
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        return _EpochSampler(super()._get_train_sampler(dataset), completed_epochs=lambda: int(self.state.epoch or 0))
+
+    def _tokenize_prompts(self, prompts):
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        # TRL marks a row without images among rows with images by None, at which the processors stop.
+        return prompt_ids, images and [row_images or [] for row_images in images], fields
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        trl_generate = super()._generate_single_turn
+        if not self.model.training:
+            return trl_generate(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
+        generate = functools.partial(trl_generate, num_generations=num_generations, has_tool_images=has_tool_images)
+        return self.sample(prompt_ids, images, multimodal_fields, generate=generate)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards
+
+    def _generate_and_score_completions(self, inputs):
+        rollout = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return rollout
+        return merge_rollout(rollout, self.prepare_rollout(rollout, inputs, self._rewards), rows=len(inputs))
+
+    def _prepare_inputs(self, generation_batch):
+        buffered = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is not buffered:
+            self._tokens_per_microbatch = self._count_tokens(self._buffered_inputs)
+        return inputs
+
+    def _count_tokens(self, microbatches: list[Rollout]) -> Tensor | None:
+        """(micro-batches,) mean token count per micro-batch over processes and the optimizer step it belongs to."""
+        window = self.args.gradient_accumulation_steps
+        if len(microbatches) % window:
+            return None
+        counts = torch.stack([_completion_mask(batch).sum() for batch in microbatches]).float()
+        counts = self.accelerator.reduce(counts, reduction="mean")
+        return counts.view(-1, window).mean(dim=1).repeat_interleave(window)
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        rollout = self._loss_rollout
+        if rollout is not None:
+            counts, index = self._tokens_per_microbatch, self._step % self.args.steps_per_generation
+            policy = Policy(logps, entropies, _completion_mask(rollout), None if counts is None else counts[index])
+            rollout["advantages"] = self.shape_advantages(rollout["advantages"], policy, rollout)
+            self._loss_policy = policy
+        return logps, entropies, aux_loss
+
+    def _compute_loss(self, model, inputs):
+        if not self.model.training:
+            return super()._compute_loss(model, inputs)
+        rollout = self._loss_rollout = dict(inputs)
+        try:
+            loss = super()._compute_loss(model, rollout)
+            policy = self._loss_policy
+        finally:
+            self._loss_rollout = self._loss_policy = None
+        return loss + self.extra_loss(policy, rollout) / self.current_gradient_accumulation_steps
+
+
+class _CheckRun(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        args.check_run(state.max_steps)
+
+
+class _EpochSampler(Sampler):
+    """A shuffled `RepeatSampler` whose epoch k is the same in a resumed run as in an uninterrupted one.
+
+    TRL's sampler draws one permutation per epoch from a generator that a resumed process starts afresh.
+    """
+
+    def __init__(self, sampler: Sampler, *, completed_epochs: Callable[[], int]):
+        self.sampler = sampler
+        self.completed_epochs = completed_epochs
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.sampler.seed)
+            for _ in range(self.completed_epochs()):
+                torch.randperm(self.sampler.num_samples, generator=self.sampler.generator)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def merge_rollout(rollout: Rollout, extra: dict[str, Tensor], *, rows: int) -> Rollout:
+    """The rollout with a method's entries added.
+
+    Raises:
+        ValueError: for an entry that exists already, or that TRL could not shuffle and split by rows.
+    """
+    for name, value in extra.items():
+        if name in rollout:
+            raise ValueError(f"prepare_rollout returned {name!r}, which the rollout already has.")
+        if not isinstance(value, Tensor) or (value.dim() > 0 and value.size(0) != rows):
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"prepare_rollout returned {name!r} as {shape}; it must be a 0-d or ({rows}, ...) tensor.")
+    return {**rollout, **extra}
+
+
+def _without_empty_images(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The inputs of a forward without the empty image tensors of a micro-batch that holds only rows of text."""
+    pixels = kwargs.get("pixel_values")
+    if pixels is None or pixels.numel() > 0:
+        return args, kwargs
+    return args, {name: value for name, value in kwargs.items() if name not in ("pixel_values", "image_grid_thw")}
+
+
+def vision_token_ids(config: Any) -> set[int]:
+    """Ids of the tokens that stand for an image or video in a prompt and mean nothing in a completion."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {getattr(config, name) for name in names if getattr(config, name, None) is not None}
+
+
+def _completion_mask(rollout: Rollout) -> Tensor:
+    mask = rollout["completion_mask"]
+    return (mask * rollout["tool_mask"] if "tool_mask" in rollout else mask).bool()

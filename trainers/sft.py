@@ -1,0 +1,60 @@
+"""Supervised examples for a warm start: the same prompts as GRPO, and the responses to imitate."""
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+from trl import SFTConfig
+
+from vlm_entropy.data.families import Family
+from vlm_entropy.data.rows import Row
+from vlm_entropy.rewards import find_box, to_original
+
+BOX = "{box}"
+
+
+def response_text(row: Row, example: dict, *, family: Family, response_column: str) -> str:
+    """The response of a row with `{box}` replaced by its gold box as the model would write it.
+
+    >>> # columns: {"response": "<think>top left</think><answer>{box}</answer>"}, answer: "[0, 0, 14, 28]"
+    >>> # "<think>top left</think><answer>[0, 0, 14, 28]</answer>"
+
+    Raises:
+        ValueError: for a row without the column, or with `{box}` in it and no box as its answer.
+    """
+    text = row.columns.get(response_column)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{row.source}: column {response_column!r} holds no response to train on, but {text!r}.")
+    if BOX not in text:
+        return text
+    gold = find_box(row.answer)
+    if gold is None or example["image_size"] is None:
+        raise ValueError(f"{row.source}: the response has {BOX}, but the answer {row.answer!r} is no box on an image.")
+    sizes = {"image_size": tuple(example["image_size"]), "input_size": tuple(example["input_size"])}
+    box = family.from_original(to_original(gold, example["solution_space"], **sizes), **sizes)
+    return text.replace(BOX, str([round(side) for side in box]))
+
+
+def to_supervised(
+    rows: Sequence[Row], dataset: Dataset, *, family: Family, config: SFTConfig, response_column: str | None
+) -> Dataset:
+    """Prompt, images and completion of each row, as TRL's `SFTTrainer` takes them.
+
+    Raises:
+        ValueError: without a response column, for a row that has none, or with `max_length` set, which would cut the
+            placeholder tokens of an image apart.
+    """
+    if response_column is None:
+        raise ValueError("--method sft needs --response_column: the name of the column with the text to train on.")
+    if config.max_length is not None:
+        raise ValueError(f"--max_length {config.max_length} would cut images apart: set it to none for --method sft.")
+    examples = dataset.select_columns(["image_size", "input_size", "solution_space"])
+    completions = [
+        [
+            {
+                "role": "assistant",
+                "content": response_text(row, example, family=family, response_column=response_column),
+            }
+        ]
+        for row, example in zip(rows, examples, strict=True)
+    ]
+    return dataset.select_columns(["prompt", "images"]).add_column("completion", completions)
