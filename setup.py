@@ -1,5 +1,7 @@
 """Packaging: each top-level folder is one room of the import package ``vlm_entropy``."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 ROOMS = ["trainers", "rewards", "data", "eval"]
@@ -9,7 +11,7 @@ setup(
     name="vlm-entropy",
     version="0.1.0",
     description="Entropy-controlled reinforcement learning for vision-language models on top of TRL's GRPOTrainer",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

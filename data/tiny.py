@@ -5,7 +5,7 @@ CI run the code that a real model runs.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,22 @@ def token_ids(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
+def check_arguments(
+    model_type: str, *, hidden_size: int, layers: int, image_size: int, patch_size: int, largest_number: int
+) -> None:
+    """Raise ValueError, naming the value, for a model that cannot be built."""
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type!r}")
+    if hidden_size < HEAD_DIM or hidden_size % HEAD_DIM:
+        raise ValueError(f"hidden_size must be a multiple of {HEAD_DIM}, got {hidden_size}")
+    if layers < 1:
+        raise ValueError(f"layers must be at least 1, got {layers}")
+    if patch_size < 1 or image_size < 1 or image_size % (MERGE * patch_size):
+        raise ValueError(f"image_size must be a multiple of {MERGE} x patch_size {patch_size}, got {image_size}")
+    if largest_number < 9:
+        raise ValueError(f"largest_number must be at least 9, got {largest_number}")
+
+
 def build_tiny_vlm(
     model_type: str,
     out_dir: str | Path,
@@ -257,14 +273,14 @@ def build_tiny_vlm(
     Raises:
         ValueError: for an unknown `model_type` or a size that does not divide.
     """
-    if model_type not in MODEL_TYPES:
-        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type!r}")
-    if hidden_size < HEAD_DIM or hidden_size % HEAD_DIM:
-        raise ValueError(f"hidden_size must be a multiple of {HEAD_DIM}, got {hidden_size}")
-    if layers < 1:
-        raise ValueError(f"layers must be at least 1, got {layers}")
-    if patch_size < 1 or image_size < 1 or image_size % (MERGE * patch_size):
-        raise ValueError(f"image_size must be a multiple of {MERGE} x patch_size {patch_size}, got {image_size}")
+    check_arguments(
+        model_type,
+        hidden_size=hidden_size,
+        layers=layers,
+        image_size=image_size,
+        patch_size=patch_size,
+        largest_number=largest_number,
+    )
     processor = build_processor(
         model_type, image_size=image_size, patch_size=patch_size, largest_number=largest_number, words=words
     )

@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}.")
         arguments_class, command = COMMANDS[name]
-        (arguments,) = TrlParser(arguments_class, prog=f"python -m vlm_entropy.eval {name}").parse_args_and_config(flags)
+        (arguments,) = TrlParser(arguments_class, prog=f"python -m vlm_entropy.eval {name}").parse_args_and_config(
+            flags
+        )
         command(arguments)
     except ValueError as error:
         raise SystemExit(f"vlm-entropy-eval: {error}") from None

@@ -1,7 +1,6 @@
 """One table and one figure over finished training runs."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +18,9 @@ class ReportArguments:
     """Compare training runs: held-out accuracy, and entropy along the way."""
 
     runs: list[str] = field(
-        metadata={"help": "Output folders of runs. Each has result.json, and metrics.jsonl if it was trained with GRPO."}
+        metadata={
+            "help": "Output folders of runs. Each has result.json, and metrics.jsonl if it was trained with GRPO."
+        }
     )
     out: str = field(metadata={"help": "Folder for report.md and curves.png."})
 

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from trl import prepare_multimodal_messages
 
 from vlm_entropy.data.examples import build_dataset
 from vlm_entropy.data.families import get_family
@@ -59,9 +60,7 @@ def evaluate(arguments: RunArguments) -> None:
         solution_space=arguments.solution_space,
     )
     responses = list(
-        answer(
-            model, processor, dataset, batch_size=arguments.batch_size, max_new_tokens=arguments.max_new_tokens
-        )
+        answer(model, processor, dataset, batch_size=arguments.batch_size, max_new_tokens=arguments.max_new_tokens)
     )
     columns = dataset.select_columns(["solution", "image_size", "input_size", "coordinate_space", "solution_space"])
     scores = iou_reward(responses, **columns.to_dict())
@@ -89,7 +88,7 @@ def answer(
     for start in tqdm(range(0, len(dataset), batch_size), desc="answers", unit="batch"):
         batch = dataset[start : start + batch_size]
         conversations = [
-            [{"role": "user", "content": [*({"type": "image", "image": image} for image in images), text_part(prompt)]}]
+            prepare_multimodal_messages(prompt, images=images)
             for images, prompt in zip(batch["images"], batch["prompt"], strict=True)
         ]
         inputs = processor.apply_chat_template(
@@ -102,10 +101,6 @@ def answer(
         ).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id)
         yield from processor.batch_decode(ids[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
-
-
-def text_part(prompt: Sequence[dict[str, str]]) -> dict[str, str]:
-    return {"type": "text", "text": prompt[0]["content"]}
 
 
 def summarise(responses: Sequence[str], scores: Sequence[float | None]) -> dict[str, Any]:

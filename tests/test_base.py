@@ -4,12 +4,10 @@ import inspect
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from support import FAST, Recorder, dataset_of, uneven_reward
+from transformers import AutoConfig
 from trl import GRPOTrainer
 
-from vlm_entropy.data.examples import build_dataset
-from vlm_entropy.data.families import FAMILIES
-from vlm_entropy.data.rows import read_rows
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
 from vlm_entropy.trainers.base import _EpochSampler, merge_rollout, vision_token_ids
 
@@ -38,36 +36,6 @@ def test_trl_still_has_the_private_method_that_the_base_class_overrides(name):
     assert actual == SIGNATURES[name], f"TRL changed GRPOTrainer.{name}; check its override in trainers/base.py."
 
 
-def dataset_of(shapes, tiny_model):
-    from transformers import AutoProcessor
-
-    rows, _ = read_rows(str(shapes / "train.jsonl"), str(shapes / "images"))
-    processor = AutoProcessor.from_pretrained(tiny_model, padding_side="left")
-    return build_dataset(rows, family=FAMILIES["qwen2_5_vl"], processor=processor, task_type="plain")
-
-
-def uneven_reward(completion_ids, **kwargs):
-    """A reward that differs inside a group and needs no skill."""
-    return [float(sum(ids) % 7) for ids in completion_ids]
-
-
-class Recorder(TrainerCallback):
-    """Gradients of every optimizer step, and rows and tokens of every forward pass of the model."""
-
-    def __init__(self):
-        self.gradients, self.forwards = [], []
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.hook = model.register_forward_pre_hook(self.count, with_kwargs=True)
-
-    def count(self, module, args, kwargs):
-        ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"][..., 0]
-        self.forwards.append(tuple(ids.shape))
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-
-
 def recording(trainer_class):
     class Recording(trainer_class):
         def __init__(self, *args, **kwargs):
@@ -84,25 +52,9 @@ def recording(trainer_class):
 
 
 def train(trainer_class, tiny_model, shapes, tmp_path, **options):
-    defaults = {
-        "per_device_train_batch_size": 4,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "max_steps": 2,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "bf16": False,
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "model_init_kwargs": {"dtype": torch.float64},
-        # The base class never samples placeholder tokens; TRL is told the same here, so that rollouts agree.
-        "generation_kwargs": {"suppress_tokens": sorted(placeholder_ids(tiny_model))},
-    }
-    config = EntropyGRPOConfig(output_dir=str(tmp_path), **{**defaults, **options})
+    # The base class never samples placeholder tokens; TRL is told the same here, so that rollouts agree.
+    suppress = {"generation_kwargs": {"suppress_tokens": sorted(placeholder_ids(tiny_model))}}
+    config = EntropyGRPOConfig(output_dir=str(tmp_path), **{**FAST, **suppress, "max_steps": 2, **options})
     trainer = recording(trainer_class)(
         model=str(tiny_model),
         reward_funcs=[uneven_reward],
@@ -114,8 +66,6 @@ def train(trainer_class, tiny_model, shapes, tmp_path, **options):
 
 
 def placeholder_ids(tiny_model):
-    from transformers import AutoConfig
-
     return vision_token_ids(AutoConfig.from_pretrained(tiny_model))
 
 
@@ -245,5 +195,5 @@ def test_data_that_does_not_fill_one_generation_batch_is_refused(tmp_path):
     config = EntropyGRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=16, num_generations=4, bf16=False, use_cpu=True
     )
-    with pytest.raises(ValueError, match="takes 4 different prompts .* the data has 3"):
+    with pytest.raises(ValueError, match=r"takes 4 different prompts .* the data has 3"):
         config.total_steps(3)

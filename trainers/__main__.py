@@ -1,4 +1,4 @@
-"""Train: `python -m vlm_entropy.trainers --method two_stage --model_name_or_path DIR --data_file_paths a.jsonl ...`."""
+"""Train: `python -m vlm_entropy.trainers --method two_stage --model_name_or_path DIR --data_file_paths a.jsonl`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -63,9 +63,7 @@ def prepare(argv: Sequence[str]) -> Run:
         solution_space=arguments.solution_space,
     )
     if isinstance(config, SFTConfig):
-        dataset = to_supervised(
-            rows, dataset, family=family, config=config, response_column=arguments.response_column
-        )
+        dataset = to_supervised(rows, dataset, family=family, config=config, response_column=arguments.response_column)
     else:
         config.check_run(config.total_steps(len(dataset)))
         check_rewards(rewards, dataset)

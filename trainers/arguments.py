@@ -50,18 +50,24 @@ class RunArguments:
         },
     )
     min_pixels: int | None = field(
-        default=None, metadata={"help": "Qwen: smaller images are enlarged to this area, in pixels (default: model's)."}
+        default=None,
+        metadata={"help": "Qwen: smaller images are enlarged to this area, in pixels (default: model's)."},
     )
     max_pixels: int | None = field(
         default=None,
-        metadata={"help": "Qwen: larger images are shrunk to this area, in pixels; less is faster (default: model's)."},
+        metadata={
+            "help": "Qwen: larger images are shrunk to this area, in pixels; less is faster (default: model's)."
+        },
     )
     max_anyres_num: int | None = field(
-        default=None, metadata={"help": "InternVL: most tiles an image is cut into; less is faster (default: model's)."}
+        default=None,
+        metadata={"help": "InternVL: most tiles an image is cut into; less is faster (default: model's)."},
     )
     skip_bad_rows: bool = field(
         default=False,
-        metadata={"help": "Train without rows that cannot be used, listing them in bad_rows.jsonl, instead of stopping."},
+        metadata={
+            "help": "Train without rows that cannot be used, listing them in bad_rows.jsonl, instead of stopping."
+        },
     )
 
 

@@ -62,9 +62,9 @@ class EntropyGRPOTrainer(GRPOTrainer):
     A method overrides some of `sample`, `prepare_rollout`, `shape_advantages` and `extra_loss`, and calls `super()` in
     each, so that methods compose by multiple inheritance. Hooks act in training only: evaluation is plain GRPO.
 
-    Two departures from TRL, both invisible in the loss of a given batch: the placeholder tokens of images and videos
-    are never sampled (one in a completion stops the next forward), and the order of the data in epoch k does not depend
-    on whether the run was resumed.
+    Departures from TRL, invisible in the loss of a given batch: the placeholder tokens of images and videos are never
+    sampled (one in a completion stops the next forward), a batch may mix rows with and without images, and the order
+    of the data in epoch k does not depend on whether the run was resumed.
     """
 
     args: EntropyGRPOConfig
@@ -235,7 +235,9 @@ def merge_rollout(rollout: Rollout, extra: dict[str, Tensor], *, rows: int) -> R
             raise ValueError(f"prepare_rollout returned {name!r}, which the rollout already has.")
         if not isinstance(value, Tensor) or (value.dim() > 0 and value.size(0) != rows):
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"prepare_rollout returned {name!r} as {shape}; it must be a 0-d or ({rows}, ...) tensor.")
+            raise ValueError(
+                f"prepare_rollout returned {name!r} as {shape}; it must be a 0-d or ({rows}, ...) tensor."
+            )
     return {**rollout, **extra}
 
 

@@ -67,13 +67,13 @@ class TwoStageConfig(EntropyGRPOConfig):
     lambda_max: float = field(
         default=0.01,
         metadata={
-            "help": "Stage 1 coefficient of the mean token entropy, in reward units per nat; larger raises entropy more."
+            "help": "Stage 1 coefficient of the mean token entropy, reward units per nat; larger raises entropy more."
         },
     )
     lambda_min: float = field(
         default=0.01,
         metadata={
-            "help": "Stage 2 coefficient of the mean token entropy, in reward units per nat; larger lowers entropy more."
+            "help": "Stage 2 coefficient of the mean token entropy, reward units per nat; larger lowers entropy more."
         },
     )
     switch_step: int | None = field(

@@ -1,0 +1,109 @@
+"""`python -m vlm_entropy.data COMMAND --flag value ...`: make a synthetic task, build a tiny model to train on it."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+PROGRAM = "vlm-entropy-data"
+
+
+@dataclass
+class MakeArguments:
+    """Write a synthetic task: PNG images, `train.jsonl` and `heldout.jsonl` in VLM-R1's format."""
+
+    task: Literal["shapes"] = field(
+        metadata={"help": "Which task: `shapes` asks for the box of a coloured shape among others."}
+    )
+    rows: int = field(metadata={"help": "Training rows, at least 1; more make the training set harder to memorise."})
+    out: str = field(metadata={"help": "New or empty folder to write to."})
+    seed: int = field(default=0, metadata={"help": "Seed of the scenes; the same flags write the same bytes."})
+    held_out: int | None = field(
+        default=None, metadata={"help": "Held-out rows, at least 0; more make the evaluation less noisy. Default rows // 4."}
+    )
+    image_size: int = field(
+        default=32, metadata={"help": "Side of the square images in pixels, a multiple of `grid`; larger is slower."}
+    )
+    grid: int = field(
+        default=8, metadata={"help": "Cells along a side; boxes lie on cell edges, so a finer grid is a harder task."}
+    )
+    objects: int = field(
+        default=2, metadata={"help": "Shapes in each image, 1 to 12; more distractors make the task harder."}
+    )
+
+
+@dataclass
+class BuildArguments:
+    """Build a tiny vision-language model with random weights and save it like any checkpoint."""
+
+    model_type: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"] = field(
+        metadata={"help": "Architecture; it also decides the coordinate space of the boxes."}
+    )
+    out: str = field(metadata={"help": "Checkpoint folder; files of the same names are replaced."})
+    seed: int = field(default=0, metadata={"help": "Seed of the weights."})
+    hidden_size: int = field(
+        default=64, metadata={"help": "Width of both towers, a multiple of 16; larger learns more and runs slower."}
+    )
+    layers: int = field(default=2, metadata={"help": "Layers of each tower; more learn more and run slower."})
+    image_size: int = field(
+        default=32, metadata={"help": "Side in pixels of the images it is meant for, a multiple of two patches."}
+    )
+    patch_size: int = field(
+        default=8, metadata={"help": "Side of a vision patch in pixels; smaller sees more detail and runs slower."}
+    )
+    largest_number: int = field(
+        default=1000,
+        metadata={
+            "help": "Whole numbers up to this one are a single token each; smaller makes the output layer faster. "
+            "Relative coordinates need 1000, pixel coordinates the image size."
+        },
+    )
+
+
+def make(arguments: MakeArguments) -> str:
+    """Write the task that `arguments` describe; return the line to print."""
+    from .shapes import make_shapes
+
+    options = dict(vars(arguments))
+    del options["task"]
+    paths = make_shapes(options.pop("out"), **options)
+    return "\n".join(f"wrote {path}: {sum(1 for _ in path.open())} rows" for path in paths)
+
+
+def build(arguments: BuildArguments) -> str:
+    """Build the model that `arguments` describe; return the line to print."""
+    from .tiny import build_tiny_vlm
+
+    options = dict(vars(arguments))
+    folder = build_tiny_vlm(options.pop("model_type"), options.pop("out"), **options)
+    return f"wrote a {arguments.model_type} with random weights and its processor to {folder}"
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
+    "make": (MakeArguments, make),
+    "build": (BuildArguments, build),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; a bad value ends the program with one sentence and no traceback."""
+    from trl import TrlParser
+
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv else "no command"
+    if command not in COMMANDS:
+        raise SystemExit(f"{PROGRAM}: unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
+    arguments_class, run = COMMANDS[command]
+    try:
+        parser = TrlParser(arguments_class, prog=f"{PROGRAM} {command}")
+        (arguments,) = parser.parse_args_and_config(argv[1:])
+        print(run(arguments))
+    except ValueError as error:
+        raise SystemExit(f"{PROGRAM}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
