@@ -22,7 +22,8 @@ class MakeArguments:
     out: str = field(metadata={"help": "New or empty folder to write to."})
     seed: int = field(default=0, metadata={"help": "Seed of the scenes; the same flags write the same bytes."})
     held_out: int | None = field(
-        default=None, metadata={"help": "Held-out rows, at least 0; more make the evaluation less noisy. Default rows // 4."}
+        default=None,
+        metadata={"help": "Held-out rows, at least 0; more make the evaluation less noisy. Default: rows // 4."},
     )
     image_size: int = field(
         default=32, metadata={"help": "Side of the square images in pixels, a multiple of `grid`; larger is slower."}
@@ -79,7 +80,7 @@ def build(arguments: BuildArguments) -> str:
 
     options = dict(vars(arguments))
     folder = build_tiny_vlm(options.pop("model_type"), options.pop("out"), **options)
-    return f"wrote a {arguments.model_type} with random weights and its processor to {folder}"
+    return f"wrote {folder}: {arguments.model_type} with random weights, and its processor"
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         parser = TrlParser(arguments_class, prog=f"{PROGRAM} {command}")
         (arguments,) = parser.parse_args_and_config(argv[1:])
         print(run(arguments))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{PROGRAM}: {error}") from None
 
 

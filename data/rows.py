@@ -78,7 +78,7 @@ def _lines(path: str) -> list[tuple[str, str]]:
 
 
 def _image_paths(value: Any, folder: str) -> tuple[str, ...]:
-    if value is None or value == "" or value == []:
+    if value is None or value == "":
         return ()
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,6 +27,9 @@ class Shape:
     cells: Box
 
 
+Scene = tuple[Shape, ...]
+
+
 def overlaps(a: Box, b: Box) -> bool:
     """Whether two xyxy boxes (end excluded) share a cell; touching edges do not count."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
@@ -48,7 +50,7 @@ def draw_box(rng: random.Random, grid: int, taken: list[Box]) -> Box:
     raise ValueError(f"found no free place for object {len(taken) + 1} on a grid of {grid}: use fewer objects")
 
 
-def draw_scene(rng: random.Random, *, grid: int, objects: int) -> tuple[Shape, ...]:
+def draw_scene(rng: random.Random, *, grid: int, objects: int) -> Scene:
     """`objects` shapes without overlap; colour and kind together name exactly one. The first is the one asked for."""
     names = rng.sample(list(product(COLOURS, SHAPES)), objects)
     boxes: list[Box] = []
@@ -63,7 +65,7 @@ def region(cells: Box, grid: int) -> str:
     return f"{ROWS_OF_IMAGE[row]} {COLUMNS_OF_IMAGE[column]}"
 
 
-def render(scene: tuple[Shape, ...], *, image_size: int, grid: int) -> Image.Image:
+def render(scene: Scene, *, image_size: int, grid: int) -> Image.Image:
     """Paint the scene; every shape touches all four sides of its box."""
     image = Image.new("RGB", (image_size, image_size), BACKGROUND)
     canvas = ImageDraw.Draw(image)
@@ -80,7 +82,7 @@ def render(scene: tuple[Shape, ...], *, image_size: int, grid: int) -> Image.Ima
     return image
 
 
-def scene_row(scene: tuple[Shape, ...], *, image: str, row_id: int, image_size: int, grid: int) -> dict[str, object]:
+def scene_row(scene: Scene, *, image: str, row_id: int, image_size: int, grid: int) -> dict[str, object]:
     """One VLM-R1 row about the first shape, with the gold box in pixels of the file.
 
     Example:
@@ -104,18 +106,18 @@ def scene_row(scene: tuple[Shape, ...], *, image: str, row_id: int, image_size: 
     }
 
 
-def distinct_scenes(rng: random.Random, count: int, *, grid: int, objects: int) -> list[tuple[Shape, ...]]:
+def distinct_scenes(rng: random.Random, count: int, *, grid: int, objects: int) -> list[Scene]:
     """`count` scenes, no two alike.
 
     Raises:
         ValueError: if the grid does not hold that many different scenes.
     """
-    scenes: dict[tuple[Shape, ...], None] = {}
+    scenes: dict[Scene, None] = {}
     for _ in range(count):
         fresh = (draw_scene(rng, grid=grid, objects=objects) for _ in range(MAX_DRAWS))
         scene = next((scene for scene in fresh if scene not in scenes), None)
         if scene is None:
-            raise ValueError(f"found only {len(scenes)} different scenes of {count}: use a larger grid or more objects")
+            raise ValueError(f"found only {len(scenes)} different scenes of {count}: use a finer grid or more objects")
         scenes[scene] = None
     return list(scenes)
 
@@ -141,6 +143,18 @@ def empty_folder(out_dir: str | Path) -> Path:
         raise ValueError(f"out_dir must be a new or an empty folder, got {folder}")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def write_split(folder: Path, split: str, scenes: list[Scene], *, image_size: int, grid: int) -> Path:
+    """Write the images and the JSONL file of one split; return the path of the latter."""
+    path = folder / f"{split}.jsonl"
+    with path.open("w", encoding="utf-8", newline="\n") as lines:
+        for row_id, scene in enumerate(scenes):
+            name = f"{split}-{row_id:06d}.png"
+            render(scene, image_size=image_size, grid=grid).save(folder / "images" / name)
+            row = scene_row(scene, image=name, row_id=row_id, image_size=image_size, grid=grid)
+            lines.write(json.dumps(row) + "\n")
+    return path
 
 
 def make_shapes(
@@ -175,17 +189,8 @@ def make_shapes(
     """
     held_out = rows // 4 if held_out is None else held_out
     check_arguments(rows=rows, held_out=held_out, image_size=image_size, grid=grid, objects=objects)
-    scenes = iter(distinct_scenes(random.Random(seed), rows + held_out, grid=grid, objects=objects))
+    scenes = distinct_scenes(random.Random(seed), rows + held_out, grid=grid, objects=objects)
     folder = empty_folder(out_dir)
-
-    def write_split(split: str, count: int, scenes: Iterator[tuple[Shape, ...]]) -> Path:
-        path = folder / f"{split}.jsonl"
-        with path.open("w", encoding="utf-8", newline="\n") as lines:
-            for row_id in range(count):
-                scene, name = next(scenes), f"{split}-{row_id:06d}.png"
-                render(scene, image_size=image_size, grid=grid).save(folder / "images" / name)
-                row = scene_row(scene, image=name, row_id=row_id, image_size=image_size, grid=grid)
-                lines.write(json.dumps(row) + "\n")
-        return path
-
-    return write_split("train", rows, scenes), write_split("heldout", held_out, scenes)
+    sizes = {"image_size": image_size, "grid": grid}
+    train = write_split(folder, "train", scenes[:rows], **sizes)
+    return train, write_split(folder, "heldout", scenes[rows:], **sizes)

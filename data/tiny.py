@@ -1,4 +1,4 @@
-"""A tiny vision-language model from nothing: a real architecture, random weights, the tokenizer of the synthetic tasks.
+"""A tiny vision-language model from nothing: real architecture, random weights, the synthetic tasks' tokenizer.
 
 What it writes loads with `AutoModelForImageTextToText` and `AutoProcessor` like any checkpoint, so tests, the demo and
 CI run the code that a real model runs.
@@ -20,6 +20,7 @@ from transformers import (
     GotOcr2ImageProcessor,
     InternVLProcessor,
     InternVLVideoProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     ProcessorMixin,
     Qwen2_5_VLProcessor,
@@ -54,6 +55,7 @@ MODEL_TYPES = (*QWEN_PROCESSORS, "internvl")
 
 MERGE = 2
 HEAD_DIM = 16
+INITIALIZER_RANGE = 0.1
 MAX_IMAGE_TOKENS = 64
 MAX_TILES = 4
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "system\n", "user\n", "assistant\n", ", ", "Find")
@@ -101,12 +103,13 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with a byte fallback: any text in, no unknown token, the same text out.
 
-    Bytes are spelled as printable letters first (as in GPT-2), then the text is cut into known words, numbers 0 to
-    1000 and, where nothing else fits, single bytes. Tags such as `<think>` are ordinary words, so they survive
+    Bytes are spelled as printable letters first (as in GPT-2), then the text is cut into known words, numbers and,
+    where nothing else fits, single bytes. Tags such as `<think>` are ordinary words, so they survive
     `decode(skip_special_tokens=True)` and rewards can parse them.
 
     Args:
         special: the family's image tokens, attribute name -> token.
+        largest_number: numbers above it are spelled digit by digit.
         words: further words worth a single token each, for other tasks.
     """
     tokens, pieces = vocabulary([*WORDS, *words], largest_number)
@@ -150,11 +153,14 @@ def text_config(model_type: str, *, hidden_size: int, layers: int) -> dict[str, 
         "head_dim": HEAD_DIM,
         "max_position_embeddings": 4096,
         "rope_parameters": rope,
+        "initializer_range": INITIALIZER_RANGE,
         "tie_word_embeddings": True,
     }
 
 
-def vision_config(model_type: str, *, hidden_size: int, layers: int, image_size: int, patch_size: int) -> dict[str, Any]:
+def vision_config(
+    model_type: str, *, hidden_size: int, layers: int, image_size: int, patch_size: int
+) -> dict[str, Any]:
     """The vision tower, in each architecture's own words."""
     heads, wide = hidden_size // HEAD_DIM, 2 * hidden_size
     if model_type == "internvl":
@@ -166,8 +172,10 @@ def vision_config(model_type: str, *, hidden_size: int, layers: int, image_size:
             "image_size": image_size,
             "patch_size": patch_size,
             "layer_scale_init_value": 1.0,
+            "initializer_range": INITIALIZER_RANGE,
         }
     qwen = {"depth": layers, "num_heads": heads, "patch_size": patch_size, "spatial_merge_size": MERGE}
+    qwen |= {"initializer_range": INITIALIZER_RANGE}
     if model_type == "qwen2_vl":
         return qwen | {"embed_dim": hidden_size, "hidden_size": hidden_size, "mlp_ratio": 2}
     qwen |= {"hidden_size": hidden_size, "out_hidden_size": hidden_size, "intermediate_size": wide}
@@ -185,17 +193,14 @@ def build_processor(
     `image_size`.
     """
     text: dict[str, Any] = {"largest_number": largest_number, "words": words}
-    tokens = (image_size // patch_size // MERGE) ** 2
     if model_type == "internvl":
-        tokenizer = build_tokenizer(INTERNVL_SPECIAL, **text)
         size = {"height": image_size, "width": image_size}
-        template = CHAT_TEMPLATE.replace("@IMAGE@", "<IMG_CONTEXT>")
         return InternVLProcessor(
             image_processor=GotOcr2ImageProcessor(size=size, max_patches=MAX_TILES),
-            tokenizer=tokenizer,
+            tokenizer=build_tokenizer(INTERNVL_SPECIAL, **text),
             video_processor=InternVLVideoProcessor(size=size),
-            image_seq_length=tokens,
-            chat_template=template,
+            image_seq_length=(image_size // patch_size // MERGE) ** 2,
+            chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<IMG_CONTEXT>"),
         )
     block = (patch_size * MERGE) ** 2
     layout = {
@@ -212,19 +217,19 @@ def build_processor(
     )
 
 
-def token_ids(model_type: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """The ids that the model's config must share with the tokenizer."""
-    names = {"eos_token_id": TURN_END, "pad_token_id": PAD}
+def build_config(model_type: str, processor: Any, *, text: dict[str, Any], vision: dict[str, Any]) -> PreTrainedConfig:
+    """The model's config, with the token ids that it must share with the processor."""
+    tokenizer = processor.tokenizer
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = text | ids | {"vocab_size": len(tokenizer), "bos_token_id": None}
+    options = ids | {"image_token_id": processor.image_token_id, "tie_word_embeddings": True}
     if model_type == "internvl":
-        names["image_token_id"] = INTERNVL_SPECIAL["context_image_token"]
+        options["image_seq_length"] = processor.image_seq_length
     else:
-        names |= {
-            "image_token_id": QWEN_SPECIAL["image_token"],
-            "video_token_id": QWEN_SPECIAL["video_token"],
-            "vision_start_token_id": QWEN_SPECIAL["vision_bos_token"],
-            "vision_end_token_id": QWEN_SPECIAL["vision_eos_token"],
-        }
-    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+        options["video_token_id"] = processor.video_token_id
+        for end, name in (("start", "vision_bos_token"), ("end", "vision_eos_token")):
+            options[f"vision_{end}_token_id"] = tokenizer.convert_tokens_to_ids(QWEN_SPECIAL[name])
+    return AutoConfig.for_model(model_type, text_config=text, vision_config=vision, **options)
 
 
 def check_arguments(
@@ -265,6 +270,8 @@ def build_tiny_vlm(
         layers: depth of each tower, >= 1.
         image_size: side in pixels of the images the model is meant for, a multiple of two patches.
         patch_size: side of a vision patch in pixels; a token covers two by two patches.
+        largest_number: whole numbers up to this one are a single token each, >= 9. A smaller vocabulary is faster;
+            relative coordinates need 1000, pixel coordinates the image size.
         words: further words that get a token of their own.
 
     Returns:
@@ -284,22 +291,15 @@ def build_tiny_vlm(
     processor = build_processor(
         model_type, image_size=image_size, patch_size=patch_size, largest_number=largest_number, words=words
     )
-    size = {"hidden_size": hidden_size, "layers": layers}
-    ids = token_ids(model_type, processor.tokenizer)
-    text = text_config(model_type, **size) | {
-        "vocab_size": len(processor.tokenizer),
-        "bos_token_id": None,
-        "eos_token_id": ids["eos_token_id"],
-        "pad_token_id": ids["pad_token_id"],
-    }
-    vision = vision_config(model_type, **size, image_size=image_size, patch_size=patch_size)
-    config = AutoConfig.for_model(model_type, text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    if model_type == "internvl":
-        config.image_seq_length = processor.image_seq_length
+    text = text_config(model_type, hidden_size=hidden_size, layers=layers)
+    vision = vision_config(
+        model_type, hidden_size=hidden_size, layers=layers, image_size=image_size, patch_size=patch_size
+    )
+    config = build_config(model_type, processor, text=text, vision=vision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model.generation_config = GenerationConfig(eos_token_id=ids["eos_token_id"], pad_token_id=ids["pad_token_id"])
+    model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     model.save_pretrained(out_dir)
     processor.save_pretrained(out_dir)
     return Path(out_dir)

@@ -45,7 +45,7 @@ def iou(a: Box, b: Box) -> float:
         return 0.0
     intersection = _intersection(a, b)
     union = area(a) + area(b) - intersection
-    return intersection / union if 0.0 < union < math.inf else 0.0
+    return intersection / union if union > 0.0 else 0.0  # overflow makes it NaN
 
 
 def giou(a: Box, b: Box) -> float:

@@ -73,8 +73,10 @@ def iou_reward(
         size, resized = image_size[i], input_size[i] if input_size else None
         gold = _gold_box(solution[i], solution_space[i] if solution_space else "absolute", size)
         space = coordinate_space[i] if coordinate_space else "absolute"
-        judged = size is not None and gold is not None
-        outcomes.append(_judge(completion_text(completion), gold, space, size, resized) if judged else None)
+        if size is None or gold is None:
+            outcomes.append(None)
+        else:
+            outcomes.append(_judge(completion_text(completion), gold, space, size, resized))
     judged_outcomes = [outcome for outcome in outcomes if outcome is not None]
     if log_metric is not None and judged_outcomes:
         _log_shares(judged_outcomes, log_metric)

@@ -50,7 +50,14 @@ def test_rows_of_different_spaces_and_sizes_are_scored_in_order():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[0, 0, 10, 10]", "<answer>the cat</answer>", "<answer>[10, 10, 0, 0]</answer>", "<answer>[1, 2]</answer>"],
+    [
+        "",
+        "[0, 0, 10, 10]",
+        "<answer>the cat</answer>",
+        "[0, 0, 10, 10]<answer>it</answer>",
+        "<answer>[10, 10, 0, 0]</answer>",
+        "<answer>[1, 2]</answer>",
+    ],
 )
 def test_no_answer_a_malformed_one_or_a_reversed_box_is_judged_wrong(text):
     assert score(text) == 0.0

@@ -69,8 +69,10 @@ def test_every_shape_touches_all_four_sides_of_its_box(kind, side):
 
 
 def test_the_three_kinds_look_different():
-    pictures = {render((Shape("red", kind, (0, 0, 2, 2)),), image_size=32, grid=8).tobytes() for kind in
-                ("square", "circle", "triangle")}
+    pictures = {
+        render((Shape("red", kind, (0, 0, 2, 2)),), image_size=32, grid=8).tobytes()
+        for kind in ("square", "circle", "triangle")
+    }
     assert len(pictures) == 3
 
 

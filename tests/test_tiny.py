@@ -144,7 +144,10 @@ def test_saving_and_loading_again_gives_equal_logits(loaded, tmp_path):
     model, processor = loaded
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again, processor_again = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    again, processor_again = (
+        AutoModelForImageTextToText.from_pretrained(tmp_path),
+        AutoProcessor.from_pretrained(tmp_path),
+    )
     logits = last_logits(again.eval(), encode(processor_again, conversation(RED)))
     assert torch.equal(logits, last_logits(model, encode(processor, conversation(RED))))
 
@@ -283,7 +286,7 @@ def test_make_writes_the_task_and_says_so(tmp_path, capsys):
 def test_build_reads_its_values_from_a_config_file(tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(f"model_type: internvl\nout: {tmp_path}/model\nlayers: 1\n")
     main(["build", "--config", str(tmp_path / "tiny.yaml")])
-    assert "wrote a internvl" not in capsys.readouterr().out
+    assert capsys.readouterr().out == f"wrote {tmp_path}/model: internvl with random weights, and its processor\n"
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     assert model.config.text_config.num_hidden_layers == 1
 
@@ -294,6 +297,7 @@ def test_build_reads_its_values_from_a_config_file(tmp_path, capsys):
         ([], "vlm-entropy-data: unknown command 'no command'; the commands are make, build"),
         (["mkae"], "vlm-entropy-data: unknown command 'mkae'; the commands are make, build"),
         (["make", "--task", "shapes", "--rows", "0"], "vlm-entropy-data: rows must be at least 1, got 0"),
+        (["make", "--config", "no.yaml"], "vlm-entropy-data: [Errno 2] No such file or directory: 'no.yaml'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, argv, sentence):

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-STUB = "import torch\nprint('stub imported')\n"
+STUB = "print('stub imported')\n"
 
 
 def run_python(code, *, path=()):
@@ -40,6 +40,7 @@ def test_models_and_processors_of_transformers_import_with_whatever_torchvision_
 
 def test_a_torchvision_without_its_operators_is_imported_again_after_they_are_defined(stub_torchvision):
     body = """
+import torch
 try:
     torch.ops.torchvision.nms
 except AttributeError:

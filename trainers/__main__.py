@@ -9,7 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from vlm_entropy.data.examples import build_dataset, check_prompt_fits
 from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
@@ -19,7 +19,7 @@ from vlm_entropy.rewards import REWARDS, get_rewards
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
 from .methods import Method
 from .metrics import MetricsWriter
-from .sft import to_supervised
+from .sft import SupervisedConfig, to_supervised
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> None:
     try:
         run = prepare(sys.argv[1:] if argv is None else argv)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"vlm-entropy-train: {error}") from None
     train(run)
 
@@ -62,8 +62,8 @@ def prepare(argv: Sequence[str]) -> Run:
         task_type=arguments.task_type,
         solution_space=arguments.solution_space,
     )
-    if isinstance(config, SFTConfig):
-        dataset = to_supervised(rows, dataset, family=family, config=config, response_column=arguments.response_column)
+    if isinstance(config, SupervisedConfig):
+        dataset = to_supervised(rows, dataset, family=family, response_column=arguments.response_column)
     else:
         config.check_run(config.total_steps(len(dataset)))
         check_rewards(rewards, dataset)
@@ -77,9 +77,9 @@ def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMix
         config = AutoConfig.from_pretrained(name, revision=revision)
         get_family(config.model_type)
         processor = AutoProcessor.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--model_name_or_path {name!r} holds no checkpoint that can be read: {reason}") from None
+        raise ValueError(f"--model_name_or_path {name!r} is no vision-language model to train: {reason}") from None
     return config, processor
 
 
@@ -160,7 +160,7 @@ def train(run: Run) -> None:
 
 
 def make_trainer(run: Run) -> Trainer:
-    kwargs = {} if isinstance(run.config, SFTConfig) else {"reward_funcs": run.rewards}
+    kwargs = {} if isinstance(run.config, SupervisedConfig) else {"reward_funcs": run.rewards}
     return run.method.trainer(
         model=run.model.model_name_or_path,
         args=run.config,

@@ -92,10 +92,17 @@ def _method_name(argv: Sequence[str]) -> str:
     parser.add_argument("--config")
     known, _ = parser.parse_known_args(list(argv))
     if known.method is None and known.config is not None:
-        with open(known.config, encoding="utf-8") as file:
-            settings = yaml.safe_load(file)
+        settings = _read_yaml(known.config)
         known.method = settings.get("method") if isinstance(settings, dict) else None
     return known.method or RunArguments.method
+
+
+def _read_yaml(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        try:
+            return yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--config {path!r} is not YAML: {str(error).replace(chr(10), ' ')}") from None
 
 
 def model_init_kwargs(config: TrainingArguments, model: ModelConfig) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from .checkpoints import VLMCheckpoints
+
 Rollout = dict[str, Any]
 """What TRL passes from sampling to the loss, one entry per row: ids, masks, advantages, old and reference log-probs,
 image tensors, and whatever `prepare_rollout` added."""
@@ -56,15 +58,15 @@ class EntropyGRPOConfig(GRPOConfig):
         """Raise `ValueError` if a setting does not fit a run of `total_steps` optimizer steps."""
 
 
-class EntropyGRPOTrainer(GRPOTrainer):
+class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
     """TRL's `GRPOTrainer` with four hooks; without any of them overridden it computes exactly what TRL computes.
 
     A method overrides some of `sample`, `prepare_rollout`, `shape_advantages` and `extra_loss`, and calls `super()` in
     each, so that methods compose by multiple inheritance. Hooks act in training only: evaluation is plain GRPO.
 
     Departures from TRL, invisible in the loss of a given batch: the placeholder tokens of images and videos are never
-    sampled (one in a completion stops the next forward), a batch may mix rows with and without images, and the order
-    of the data in epoch k does not depend on whether the run was resumed.
+    sampled (one in a completion stops the next forward), a batch may mix rows with and without images, and a resumed
+    run gets its weights back and sees the data in the order of the uninterrupted one.
     """
 
     args: EntropyGRPOConfig

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from transformers import TrainingArguments
-from trl import SFTConfig, SFTTrainer
 
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
+from .sft import SupervisedConfig, SupervisedTrainer
 from .two_stage import TwoStageConfig, TwoStageTrainer
 
 
@@ -20,7 +20,7 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "grpo": Method(EntropyGRPOTrainer, EntropyGRPOConfig),
-    "sft": Method(SFTTrainer, SFTConfig),
+    "sft": Method(SupervisedTrainer, SupervisedConfig),
     "two_stage": Method(TwoStageTrainer, TwoStageConfig),
 }
 

@@ -1,15 +1,36 @@
-"""Supervised examples for a warm start: the same prompts as GRPO, and the responses to imitate."""
+"""Supervised fine-tuning, as warm start or baseline: the same prompts as GRPO, and the responses to imitate."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from datasets import Dataset
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
 from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 from vlm_entropy.rewards import find_box, to_original
 
+from .checkpoints import VLMCheckpoints
+
 BOX = "{box}"
+
+
+@dataclass
+class SupervisedConfig(SFTConfig):
+    """TRL's `SFTConfig`; nothing is truncated, for that would cut the placeholder tokens of an image apart."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Has to stay none: an example with an image cannot be truncated."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_length is not None:
+            raise ValueError(f"--max_length {self.max_length} would cut images apart: leave it out with --method sft.")
+
+
+class SupervisedTrainer(VLMCheckpoints, SFTTrainer):
+    """TRL's `SFTTrainer`, with checkpoints of vision-language models that can be resumed."""
 
 
 def response_text(row: Row, example: dict, *, family: Family, response_column: str) -> str:
@@ -34,27 +55,18 @@ def response_text(row: Row, example: dict, *, family: Family, response_column: s
     return text.replace(BOX, str([round(side) for side in box]))
 
 
-def to_supervised(
-    rows: Sequence[Row], dataset: Dataset, *, family: Family, config: SFTConfig, response_column: str | None
-) -> Dataset:
+def to_supervised(rows: Sequence[Row], dataset: Dataset, *, family: Family, response_column: str | None) -> Dataset:
     """Prompt, images and completion of each row, as TRL's `SFTTrainer` takes them.
 
     Raises:
-        ValueError: without a response column, for a row that has none, or with `max_length` set, which would cut the
-            placeholder tokens of an image apart.
+        ValueError: without a response column, or for a row that has none.
     """
     if response_column is None:
         raise ValueError("--method sft needs --response_column: the name of the column with the text to train on.")
-    if config.max_length is not None:
-        raise ValueError(f"--max_length {config.max_length} would cut images apart: set it to none for --method sft.")
     examples = dataset.select_columns(["image_size", "input_size", "solution_space"])
-    completions = [
-        [
-            {
-                "role": "assistant",
-                "content": response_text(row, example, family=family, response_column=response_column),
-            }
-        ]
+    texts = [
+        response_text(row, example, family=family, response_column=response_column)
         for row, example in zip(rows, examples, strict=True)
     ]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
     return dataset.select_columns(["prompt", "images"]).add_column("completion", completions)
