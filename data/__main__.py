@@ -83,7 +83,7 @@ def build(arguments: BuildArguments) -> str:
     return f"wrote {folder}: {arguments.model_type} with random weights, and its processor"
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
+COMMANDS: dict[str, tuple[Any, Callable[[Any], str]]] = {
     "make": (MakeArguments, make),
     "build": (BuildArguments, build),
 }

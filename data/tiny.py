@@ -61,7 +61,7 @@ MAX_TILES = 4
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "system\n", "user\n", "assistant\n", ", ", "Find")
 PROMPT_WORDS = (
     "First output the thinking process in tags and then the final answer Please provide bounding box coordinate of "
-    "region this sentence describes object image where is a an point click"
+    "region this sentence describes object image where is a an point click Output JSON format"
 )
 WORDS = (*COLOURS, *SHAPES, *ROWS_OF_IMAGE, *COLUMNS_OF_IMAGE, *PROMPT_WORDS.split())
 
@@ -174,7 +174,7 @@ def vision_config(
             "layer_scale_init_value": 1.0,
             "initializer_range": INITIALIZER_RANGE,
         }
-    qwen = {"depth": layers, "num_heads": heads, "patch_size": patch_size, "spatial_merge_size": MERGE}
+    qwen: dict[str, Any] = {"depth": layers, "num_heads": heads, "patch_size": patch_size, "spatial_merge_size": MERGE}
     qwen |= {"initializer_range": INITIALIZER_RANGE}
     if model_type == "qwen2_vl":
         return qwen | {"embed_dim": hidden_size, "hidden_size": hidden_size, "mlp_ratio": 2}
@@ -203,7 +203,7 @@ def build_processor(
             chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<IMG_CONTEXT>"),
         )
     block = (patch_size * MERGE) ** 2
-    layout = {
+    layout: dict[str, Any] = {
         "patch_size": patch_size,
         "merge_size": MERGE,
         "size": {"shortest_edge": block, "longest_edge": MAX_IMAGE_TOKENS * block},
@@ -280,21 +280,11 @@ def build_tiny_vlm(
     Raises:
         ValueError: for an unknown `model_type` or a size that does not divide.
     """
-    check_arguments(
-        model_type,
-        hidden_size=hidden_size,
-        layers=layers,
-        image_size=image_size,
-        patch_size=patch_size,
-        largest_number=largest_number,
-    )
-    processor = build_processor(
-        model_type, image_size=image_size, patch_size=patch_size, largest_number=largest_number, words=words
-    )
-    text = text_config(model_type, hidden_size=hidden_size, layers=layers)
-    vision = vision_config(
-        model_type, hidden_size=hidden_size, layers=layers, image_size=image_size, patch_size=patch_size
-    )
+    tower = {"hidden_size": hidden_size, "layers": layers}
+    image = {"image_size": image_size, "patch_size": patch_size}
+    check_arguments(model_type, **tower, **image, largest_number=largest_number)
+    processor = build_processor(model_type, **image, largest_number=largest_number, words=words)
+    text, vision = text_config(model_type, **tower), vision_config(model_type, **tower, **image)
     config = build_config(model_type, processor, text=text, vision=vision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

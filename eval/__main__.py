@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -13,7 +14,7 @@ from trl import TrlParser  # isort: skip
 from .report import ReportArguments, report
 from .runner import RunArguments, evaluate
 
-COMMANDS = {"run": (RunArguments, evaluate), "report": (ReportArguments, report)}
+COMMANDS: dict[str, tuple[Any, Callable]] = {"run": (RunArguments, evaluate), "report": (ReportArguments, report)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

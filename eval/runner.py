@@ -12,7 +12,7 @@ import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must com
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 from trl import prepare_multimodal_messages
 
 from vlm_entropy.data.examples import build_dataset
@@ -50,7 +50,7 @@ def evaluate(arguments: RunArguments) -> None:
     """Write `predictions.jsonl`, a line per row, and `result.json`, the summary with all that can move it."""
     rows, _ = read_rows(arguments.data_file_paths, arguments.image_folders)
     processor = AutoProcessor.from_pretrained(arguments.model, padding_side="left")
-    model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype="auto").eval()
+    model: Any = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype="auto").eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(
         rows,
@@ -81,7 +81,7 @@ def evaluate(arguments: RunArguments) -> None:
 
 @torch.inference_mode()
 def answer(
-    model: PreTrainedModel, processor: ProcessorMixin, dataset: Dataset, *, batch_size: int, max_new_tokens: int
+    model: Any, processor: ProcessorMixin, dataset: Dataset, *, batch_size: int, max_new_tokens: int
 ) -> Iterator[str]:
     """The greedy completion of each row's prompt, its images first."""
     pad_token_id = processor.tokenizer.pad_token_id
@@ -91,7 +91,7 @@ def answer(
             prepare_multimodal_messages(prompt, images=images)
             for images, prompt in zip(batch["images"], batch["prompt"], strict=True)
         ]
-        inputs = processor.apply_chat_template(
+        inputs: Any = processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
             tokenize=True,

@@ -28,6 +28,9 @@ FLAGS = {
 }
 
 
+SFT = {"method": "sft", "response_column": "response", "num_generations": None, "max_completion_length": None}
+
+
 @pytest.fixture
 def command(tiny_model, shapes, tmp_path):
     """The flags of a run of three steps, with some replaced; None leaves a flag out."""
@@ -79,7 +82,9 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
         ({"config": "/nowhere.yaml"}, "/nowhere.yaml"),
         ({"max_anyres_num": 4}, "cuts no tiles"),
         ({"min_pixels": 100, "max_pixels": 10}, "min_pixels=100 and max_pixels=10"),
-        ({"method": "sft", "num_generations": None, "max_completion_length": None}, "needs --response_column"),
+        ({**SFT, "response_column": None}, "needs --response_column"),
+        ({**SFT, "response_column": "reply"}, "train.jsonl:1: column 'reply' holds no response"),
+        ({**SFT, "max_length": 64}, "--max_length 64 would cut images apart"),
     ],
 )
 def test_bad_input_is_one_sentence_before_a_model_loads(command, monkeypatch, changes, message):
@@ -142,21 +147,16 @@ def test_flags_of_a_config_file_are_overridden_by_those_of_the_command_line(comm
     assert (run.config.lambda_max, run.config.switch_step, run.config.learning_rate) == (0.5, 2, 0.25)
 
 
-def test_the_column_with_the_response_is_trained_on_in_the_models_coordinates(command):
-    changes = {"method": "sft", "response_column": "response", "num_generations": None, "max_completion_length": None}
-    dataset = prepare(command(**changes)).dataset
-    first = dataset[0]
-    (message,) = first["completion"]
-    answer = message["content"].partition("<answer>")[2]
-    # The tiny model sees the 32 x 32 images as they are, so its pixels are those of the file.
-    gold = lines_of_gold(dataset_path=command()[command().index("--data_file_paths") + 1])[0]
-    assert answer == f"{gold}</answer>"
-    assert len(first["images"]) == 1
-
-
-def lines_of_gold(dataset_path):
-    with open(dataset_path) as file:
-        return [json.loads(line)["conversations"][1]["value"] for line in file]
+def test_the_response_column_is_trained_on_in_the_coordinates_of_the_model(command, shapes):
+    dataset = prepare(command(**SFT)).dataset
+    first = lines(shapes / "train.jsonl")[0]
+    # The tiny Qwen2.5-VL sees the 32 x 32 images as they are, so its pixels are those of the file.
+    expected = first["response"].replace("{box}", first["conversations"][1]["value"])
+    assert dataset[0]["completion"] == [{"role": "assistant", "content": expected}]
+    assert [image.size for image in dataset[0]["images"]] == [(32, 32)]
+    halved = prepare(command(**SFT, max_pixels=16 * 16)).dataset
+    sides = [side // 2 for side in json.loads(first["conversations"][1]["value"])]
+    assert halved[0]["completion"][0]["content"].endswith(f"<answer>{sides}</answer>")
 
 
 @pytest.mark.parametrize("mixture", ["text rows", "rows with and without images", "rows with two images"])

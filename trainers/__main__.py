@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -27,7 +28,7 @@ class Run:
     """Everything a run needs, checked, with no model loaded yet."""
 
     method: Method
-    config: TrainingArguments
+    config: Any
     model: ModelConfig
     processor: ProcessorMixin
     dataset: Dataset
@@ -72,7 +73,7 @@ def prepare(argv: Sequence[str]) -> Run:
 
 def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMixin]:
     """Configuration and processor of a checkpoint, without its weights."""
-    name, revision = model.model_name_or_path, model.model_revision
+    name, revision = str(model.model_name_or_path), model.model_revision
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         get_family(config.model_type)
@@ -92,7 +93,7 @@ def limit_image_size(processor: ProcessorMixin, family: Family, arguments: RunAr
 
 def load_rows(
     arguments: RunArguments,
-    config: TrainingArguments,
+    config: Any,
     *,
     family: Family,
     processor: ProcessorMixin,
@@ -172,7 +173,7 @@ def make_trainer(run: Run) -> Trainer:
     )
 
 
-def checkpoint_to_resume(config: TrainingArguments) -> str | None:
+def checkpoint_to_resume(config: Any) -> str | None:
     """The checkpoint asked for, else the last one in the output directory, else None to start afresh.
 
     A path is taken as it is; "true", as VLM-R1's scripts say, means the last one.

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
-from transformers import TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from .methods import METHODS, Method, get_method
@@ -78,7 +77,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Method, RunArguments, Any, Mod
         ValueError: for an unknown method, a missing model, and whatever the option classes refuse.
     """
     method = get_method(_method_name(argv))
-    parser = TrlParser((RunArguments, method.config, ModelConfig), prog="python -m vlm_entropy.trainers")
+    options: tuple[Any, ...] = (RunArguments, method.config, ModelConfig)
+    parser = TrlParser(options, prog="python -m vlm_entropy.trainers")
     run, config, model = parser.parse_args_and_config(list(argv))
     if model.model_name_or_path is None:
         raise ValueError("--model_name_or_path is missing: a folder with a checkpoint, or its name on the hub.")
@@ -105,7 +105,7 @@ def _read_yaml(path: str) -> Any:
             raise ValueError(f"--config {path!r} is not YAML: {str(error).replace(chr(10), ' ')}") from None
 
 
-def model_init_kwargs(config: TrainingArguments, model: ModelConfig) -> dict[str, Any]:
+def model_init_kwargs(config: Any, model: ModelConfig) -> dict[str, Any]:
     """How TRL is to load the model; `--model_init_kwargs` wins over the single flags."""
     flags = {
         "revision": model.model_revision,

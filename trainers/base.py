@@ -44,6 +44,9 @@ class EntropyGRPOConfig(GRPOConfig):
         Raises:
             ValueError: if the rows do not fill one generation batch, with which TRL would train on nothing.
         """
+        assert self.generation_batch_size is not None  # set by TRL, as are the next two
+        assert self.num_generations is not None
+        assert self.steps_per_generation is not None
         prompts = self.generation_batch_size // self.num_generations
         if num_rows < prompts:
             raise ValueError(
@@ -70,6 +73,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
     """
 
     args: EntropyGRPOConfig
+    model: Any
     config_class: type[EntropyGRPOConfig] = EntropyGRPOConfig
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: EntropyGRPOConfig | None = None, **kwargs: Any):
@@ -211,7 +215,7 @@ class _EpochSampler(Sampler):
     TRL's sampler draws one permutation per epoch from a generator that a resumed process starts afresh.
     """
 
-    def __init__(self, sampler: Sampler, *, completed_epochs: Callable[[], int]):
+    def __init__(self, sampler: Any, *, completed_epochs: Callable[[], int]):
         self.sampler = sampler
         self.completed_epochs = completed_epochs
 

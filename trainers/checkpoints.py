@@ -37,8 +37,9 @@ def load_weights(model: PreTrainedModel, checkpoint: str) -> None:
     Raises:
         ValueError: if the checkpoint lacks a weight of the model.
     """
-    loaded, info = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
-    missing: Any = sorted(info["missing_keys"])
+    model_class: Any = type(model)
+    loaded, info = model_class.from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(f"Checkpoint {checkpoint!r} lacks {len(missing)} weights of the model, {missing[0]!r} first.")
     model.load_state_dict(loaded.state_dict())

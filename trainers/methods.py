@@ -2,9 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from transformers import TrainingArguments
+from typing import Any, NamedTuple
 
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
 from .sft import SupervisedConfig, SupervisedTrainer
@@ -14,8 +12,8 @@ from .two_stage import TwoStageConfig, TwoStageTrainer
 class Method(NamedTuple):
     """A trainer and the dataclass of its options."""
 
-    trainer: type
-    config: type[TrainingArguments]
+    trainer: Any
+    config: Any
 
 
 METHODS: dict[str, Method] = {
@@ -46,7 +44,9 @@ def get_method(name: str) -> Method:
     # The base comes last in a method resolution order, and contributes nothing that the others do not have.
     methods = [method for method in methods if method.trainer is not EntropyGRPOTrainer]
     label = "".join(method.trainer.__name__.removesuffix("Trainer") for method in methods)
-    config = dataclass(type(f"{label}Config", tuple(method.config for method in methods), {"__module__": __name__}))
+    config: Any = dataclass(
+        type(f"{label}Config", tuple(method.config for method in methods), {"__module__": __name__})
+    )
     globals()[config.__name__] = config  # `Trainer` pickles its arguments, by the name of their class
     trainer = type(f"{label}Trainer", tuple(method.trainer for method in methods), {"config_class": config})
     return Method(trainer, config)

@@ -150,6 +150,7 @@ class TwoStageTrainer(EntropyGRPOTrainer):
         )
         entropy = mean_entropy(policy.entropies, policy.mask, norm=self.args.entropy_norm)
         if self.args.entropy_norm == "token":
+            assert policy.tokens_per_microbatch is not None  # the options refuse the only case
             entropy = entropy * policy.mask.sum() / policy.tokens_per_microbatch.clamp(min=1)
         self.log_scalar("two_stage/coefficient", coefficient)
         self.log_scalar("two_stage/stage", 1 if step <= switch_step else 2)
