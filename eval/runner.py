@@ -12,7 +12,7 @@ import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must com
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import prepare_multimodal_messages
 
 from vlm_entropy.data.examples import build_dataset
@@ -80,9 +80,7 @@ def evaluate(arguments: RunArguments) -> None:
 
 
 @torch.inference_mode()
-def answer(
-    model: Any, processor: ProcessorMixin, dataset: Dataset, *, batch_size: int, max_new_tokens: int
-) -> Iterator[str]:
+def answer(model: Any, processor: Any, dataset: Dataset, *, batch_size: int, max_new_tokens: int) -> Iterator[str]:
     """The greedy completion of each row's prompt, its images first."""
     pad_token_id = processor.tokenizer.pad_token_id
     for start in tqdm(range(0, len(dataset), batch_size), desc="answers", unit="batch"):
@@ -91,7 +89,7 @@ def answer(
             prepare_multimodal_messages(prompt, images=images)
             for images, prompt in zip(batch["images"], batch["prompt"], strict=True)
         ]
-        inputs: Any = processor.apply_chat_template(
+        inputs = processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
             tokenize=True,
