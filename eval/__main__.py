@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             flags
         )
         command(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"vlm-entropy-eval: {error}") from None
 
 
