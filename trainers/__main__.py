@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl.trainer.utils import get_callable_name
 
 from vlm_entropy.data.examples import build_dataset, check_prompt_fits
 from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
@@ -20,7 +21,7 @@ from vlm_entropy.rewards import REWARDS, get_rewards
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
 from .methods import Method
 from .metrics import MetricsWriter
-from .sft import SupervisedConfig, to_supervised
+from .sft import SupervisedConfig
 
 
 @dataclass
@@ -51,23 +52,16 @@ def prepare(argv: Sequence[str]) -> Run:
     """
     method, arguments, config, model = parse_arguments(argv)
     config.model_init_kwargs = model_init_kwargs(config, model)
-    rewards = get_rewards(arguments.reward_funcs)
+    rewards = [] if isinstance(config, SupervisedConfig) else get_rewards(arguments.reward_funcs)
     model_config, processor = load_description(model)
     family = get_family(model_config.model_type)
-    limit_image_size(processor, family, arguments)
+    limit_image_size(processor, arguments)
     rows = load_rows(arguments, config, family=family, processor=processor, model_config=model_config)
-    dataset = build_dataset(
-        rows,
-        family=family,
-        processor=processor,
-        task_type=arguments.task_type,
-        solution_space=arguments.solution_space,
-    )
-    if isinstance(config, SupervisedConfig):
-        dataset = to_supervised(rows, dataset, family=family, response_column=arguments.response_column)
-    else:
-        config.check_run(config.total_steps(len(dataset)))
-        check_rewards(rewards, dataset)
+    template = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
+    dataset = build_dataset(rows, family=family, processor=processor, **template)
+    check_rewards(rewards, dataset)
+    names = [get_callable_name(reward) for reward in rewards]
+    dataset = config.prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=names)
     return Run(method, config, model, processor, dataset, rewards)
 
 
@@ -84,7 +78,7 @@ def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMix
     return config, processor
 
 
-def limit_image_size(processor: ProcessorMixin, family: Family, arguments: RunArguments) -> None:
+def limit_image_size(processor: ProcessorMixin, arguments: RunArguments) -> None:
     if arguments.min_pixels is not None or arguments.max_pixels is not None:
         set_pixel_limits(processor, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
     if arguments.max_anyres_num is not None:
@@ -161,7 +155,7 @@ def train(run: Run) -> None:
 
 
 def make_trainer(run: Run) -> Trainer:
-    kwargs = {} if isinstance(run.config, SupervisedConfig) else {"reward_funcs": run.rewards}
+    kwargs = {"reward_funcs": run.rewards} if run.rewards else {}
     return run.method.trainer(
         model=run.model.model_name_or_path,
         args=run.config,

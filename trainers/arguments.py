@@ -41,13 +41,6 @@ class RunArguments:
             "1000 or 1. The model's own coordinates follow from its family."
         },
     )
-    response_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with the text that --method sft trains on; '{box}' in it becomes the row's box in the "
-            "model's coordinates. Required for sft, unused otherwise."
-        },
-    )
     min_pixels: int | None = field(
         default=None,
         metadata={"help": "Qwen: smaller images are enlarged to this area, in pixels (default: model's)."},

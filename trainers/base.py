@@ -2,21 +2,42 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+from vlm_entropy.data.families import Family
+from vlm_entropy.data.rows import Row
 
 from .checkpoints import VLMCheckpoints
 
 Rollout = dict[str, Any]
 """What TRL passes from sampling to the loss, one entry per row: ids, masks, advantages, old and reference log-probs,
 image tensors, and whatever `prepare_rollout` added."""
+
+FORWARD_FIELDS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+"""Entries of a rollout that TRL's forward takes beside the token ids and their mask."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Policy:
 
 @dataclass
 class EntropyGRPOConfig(GRPOConfig):
-    """TRL's `GRPOConfig`, and a place for methods to check themselves against the length of the run."""
+    """TRL's `GRPOConfig`, and places for methods to check themselves against the data and the length of the run."""
 
     def total_steps(self, num_rows: int) -> int:
         """Optimizer steps of a run over `num_rows` data set rows.
@@ -56,6 +77,24 @@ class EntropyGRPOConfig(GRPOConfig):
         microbatches = num_rows // prompts * self.steps_per_generation * self.num_iterations
         per_epoch = math.ceil(microbatches / self.gradient_accumulation_steps)
         return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * per_epoch)
+
+    def prepare_dataset(
+        self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]
+    ) -> Dataset:
+        """The data set as the trainer needs it, checked before a model loads.
+
+        Args:
+            rows: what was read from disk.
+            dataset: an example per row, as `build_dataset` makes it.
+            family: family of the model.
+            processor: its processor.
+            reward_names: `__name__` of each reward function.
+
+        Raises:
+            ValueError: for data that the options do not fit.
+        """
+        self.check_run(self.total_steps(len(dataset)))
+        return dataset
 
     def check_run(self, total_steps: int) -> None:
         """Raise `ValueError` if a setting does not fit a run of `total_steps` optimizer steps."""
@@ -128,6 +167,42 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         """Term to add to the loss. Its mean over the micro-batches and processes of an optimizer step is what counts:
         the base divides by the number of accumulation steps, data parallelism by the number of processes."""
         return 0.0
+
+    def score(self, rollout: Rollout, rows: list[int], completion_ids: Tensor, completion_mask: Tensor) -> Tensor:
+        """Log-probs that the policy gives to other completions of some of the rollout's prompts, without gradient.
+
+        To be called by all processes together, before the rollout is shuffled. Each makes as many forwards, of
+        `per_device_train_batch_size` rows, as the process with most rows needs: ZeRO-3 and FSDP gather weights in
+        every one. A process with fewer rows runs its row 0 with an empty completion.
+
+        Args:
+            rollout: TRL's tensors of the N local rows, as `prepare_rollout` gets them. Images count as part of the
+                prompt: those that tools return are not supported.
+            rows: R row numbers in [0, N) whose prompts and images to take.
+            completion_ids: (R, Te) token ids, padded on the right, Te ≥ 1.
+            completion_mask: (R, Te) bool or 0/1, true = a real completion token.
+
+        Returns:
+            (R, Te) log-probs in nats, 0 where the mask is false.
+        """
+        size, count = self.args.per_device_train_batch_size, len(rows)
+        calls = torch.tensor([math.ceil(count / size)], device=completion_ids.device)
+        idle = max(0, (int(self.accelerator.gather(calls).max()) - 1) * size + 1 - count)
+        if count + idle == 0:
+            return completion_mask.float()
+        ids, mask = (F.pad(tensor, (0, 0, 0, idle)) for tensor in (completion_ids, completion_mask.long()))
+        rows = [*rows, *[0] * idle]
+        fields = select_rows({name: rollout[name] for name in FORWARD_FIELDS if name in rollout}, rows)
+        for name in {"token_type_ids", "mm_token_type_ids"} & set(fields):
+            prompt_types = fields[name][:, : rollout["prompt_ids"].size(1)]
+            fields[name] = torch.cat([prompt_types, prompt_types.new_zeros(ids.shape)], dim=1)
+        input_ids = torch.cat([rollout["prompt_ids"][rows], ids], dim=1)
+        attention_mask = torch.cat([rollout["prompt_mask"][rows], mask], dim=1)
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                self.model, input_ids, attention_mask, ids.size(1), batch_size=size, **fields
+            )
+        return torch.where(mask.bool(), logps, 0.0)[:count]
 
     def local_rows(self, values: Tensor) -> Tensor:
         """This process's part of a tensor gathered over all processes along its first dimension."""
@@ -245,6 +320,16 @@ def merge_rollout(rollout: Rollout, extra: dict[str, Tensor], *, rows: int) -> R
                 f"prepare_rollout returned {name!r} as {shape}; it must be a 0-d or ({rows}, ...) tensor."
             )
     return {**rollout, **extra}
+
+
+def select_rows(fields: Rollout, rows: list[int]) -> Rollout:
+    """Entries of `FORWARD_FIELDS` for some rows; image tensors are stored flat, all images of all rows in a row."""
+    split = split_pixel_values_by_grid(fields)
+    picked = {
+        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
+        for name, value in split.items()
+    }
+    return unsplit_pixel_values_by_grid(picked)
 
 
 def _without_empty_images(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
@@ -17,16 +18,42 @@ BOX = "{box}"
 
 @dataclass
 class SupervisedConfig(SFTConfig):
-    """TRL's `SFTConfig`; nothing is truncated, for that would cut the placeholder tokens of an image apart."""
+    """Options of supervised fine-tuning, besides TRL's."""
 
+    response_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with the text to train on; '{box}' in it becomes the row's box in the model's "
+            "coordinates. Required."
+        },
+    )
     max_length: int | None = field(
-        default=None, metadata={"help": "Has to stay none: an example with an image cannot be truncated."}
+        default=None,
+        metadata={"help": "Has to stay none: truncation would cut the placeholder tokens of an image apart."},
     )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.response_column is None:
+            raise ValueError("--method sft needs --response_column: the column with the text to train on.")
         if self.max_length is not None:
             raise ValueError(f"--max_length {self.max_length} would cut images apart: leave it out with --method sft.")
+
+    def prepare_dataset(
+        self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]
+    ) -> Dataset:
+        """Prompt, images and completion of each row, as TRL's `SFTTrainer` takes them.
+
+        Raises:
+            ValueError: for a row without a response.
+        """
+        examples = dataset.select_columns(["image_size", "input_size", "solution_space"])
+        texts = [
+            response_text(row, example, family=family, response_column=str(self.response_column))
+            for row, example in zip(rows, examples, strict=True)
+        ]
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
+        return dataset.select_columns(["prompt", "images"]).add_column("completion", completions)
 
 
 class SupervisedTrainer(VLMCheckpoints, SFTTrainer):
@@ -53,20 +80,3 @@ def response_text(row: Row, example: dict, *, family: Family, response_column: s
     sizes = {"image_size": tuple(example["image_size"]), "input_size": tuple(example["input_size"])}
     box = family.from_original(to_original(gold, example["solution_space"], **sizes), **sizes)
     return text.replace(BOX, str([round(side) for side in box]))
-
-
-def to_supervised(rows: Sequence[Row], dataset: Dataset, *, family: Family, response_column: str | None) -> Dataset:
-    """Prompt, images and completion of each row, as TRL's `SFTTrainer` takes them.
-
-    Raises:
-        ValueError: without a response column, or for a row that has none.
-    """
-    if response_column is None:
-        raise ValueError("--method sft needs --response_column: the name of the column with the text to train on.")
-    examples = dataset.select_columns(["image_size", "input_size", "solution_space"])
-    texts = [
-        response_text(row, example, family=family, response_column=response_column)
-        for row, example in zip(rows, examples, strict=True)
-    ]
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    return dataset.select_columns(["prompt", "images"]).add_column("completion", completions)
