@@ -15,7 +15,7 @@ from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
 
 
 class Compared(EntropyGRPOTrainer):
-    """Keeps the log-probs that `generate` sampled from, by completion, and compares them in the loss."""
+    """Keeps the logits that `generate` sampled from, and compares their log-probs with those of the loss."""
 
     differences: list
 
@@ -31,14 +31,17 @@ class Compared(EntropyGRPOTrainer):
         model.generate = logging_generate
         completions, logps = generate(prompt_ids, images, fields)
         model.generate = plain_generate
-        self.sampled = {tuple(ids): row for ids, row in zip(completions, self.logits, strict=True)}
         return completions, logps
+
+    def prepare_rollout(self, rollout, examples, rewards):
+        return {"row": torch.arange(len(examples))}
 
     def extra_loss(self, policy, rollout):
         self.differences = []
-        for ids, logps, mask in zip(rollout["completion_ids"], policy.logps, policy.mask, strict=True):
+        columns = zip(rollout["row"], rollout["completion_ids"], policy.logps, policy.mask, strict=True)
+        for row, ids, logps, mask in columns:
             tokens = ids[mask]
-            sampler = self.sampled[tuple(tokens.tolist())].log_softmax(dim=-1)[: len(tokens)]
+            sampler = self.logits[row, : len(tokens)].log_softmax(dim=-1)
             self.differences += (logps[mask] - sampler.gather(1, tokens[:, None])[:, 0]).abs().tolist()
         return 0.0
 
