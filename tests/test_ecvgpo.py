@@ -213,8 +213,10 @@ def test_the_gradient_of_the_loss_is_that_of_grpo_with_constant_advantages(level
     close(actual, -torch.where(mask, shaped, 0.0), atol=1e-14)
 
 
-def test_shapes_levels_and_missing_masks_are_refused():
+def test_shapes_levels_missing_masks_and_zero_are_refused():
     logps, ones = torch.zeros(2, 3), torch.ones(2)
+    with pytest.raises(ValueError, match=r"r0 must not be 0, got 0.0"):
+        reshape_advantages(ones, logps, ones, r0=0.0)
     with pytest.raises(ValueError, match=r"need advantages of \[2\] .* got \[2, 1\] and \[2\]"):
         reshape_advantages(ones[:, None], logps, ones, r0=1.0)
     with pytest.raises(ValueError, match=r"reward_std of \[2\], got \[2\] and \[1\]"):
@@ -318,6 +320,11 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert config(tmp_path, r0=10.0).std_mode == "sample"
 
 
+def test_every_option_reaches_the_formula(tmp_path):
+    options = config(tmp_path, r0=-2.0, l0=5.0, std_threshold=0.3, level="sequence", advantage_cap=4.0)
+    assert options.reshaping() == {"r0": -2.0, "l0": 5.0, "delta": 0.3, "level": "sequence", "cap": 4.0}
+
+
 @pytest.mark.parametrize(
     ("preset", "r0", "threshold"),
     [("qwen2_5_vl_3b", 10.0, 0.1), ("internvl3_2b", 25.0, INF), ("internvl3_8b", -50.0, INF)],
@@ -360,9 +367,9 @@ def test_the_options_can_be_given_on_the_command_line(tmp_path):
         ({"r0": 10.0, "std_mode": "batch"}, "std_mode must be one of sample, population, sum, got 'batch'"),
         ({"r0": 10.0, "level": "group"}, "level must be one of token, sequence, got 'group'"),
         ({"preset": "qwen"}, "preset must be one of qwen2_5_vl_3b, internvl3_2b, internvl3_8b, got 'qwen'"),
-        ({"r0": -10.0, "advantage_cap": 1.0}, "advantage_cap must be a finite number > 1, got 1.0"),
-        ({"r0": -10.0, "advantage_cap": INF}, "got inf"),
-        ({"r0": 10.0, "advantage_cap": 3.0}, "advantage_cap 3.0 bounds what r0 < 0 adds and needs it, got r0 10.0"),
+        ({"r0": -10.0, "advantage_cap": 1.0}, "advantage_cap must be a finite number > 1 and needs r0 < 0, got 1.0"),
+        ({"r0": -10.0, "advantage_cap": INF}, "got inf and"),
+        ({"r0": 10.0, "advantage_cap": 3.0}, "needs r0 < 0, got 3.0 and r0 10.0"),
     ],
 )
 def test_options_that_cannot_be_honoured_are_refused(tmp_path, options, message):

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, float]] = {
 
 
 def total_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
-    """Weighted total reward of each row, as TRL adds it up: r_i = Σ_k w_k · r_ik over the functions that judged row i.
+    """Total reward r_i = Σ_k w_k · r_ik of each row over the functions that judged it, as TRL adds it up.
 
     Args:
         rewards: (N, K) rewards of K functions, NaN where a function cannot judge a row.
@@ -126,7 +126,7 @@ def reshape_advantages(
         advantages: (B,), or (B, T) where an earlier step made them differ by token; then A_it stands for A_i.
         logps: (B, T) log-probs of the sampled tokens under the current policy, in nats.
         reward_std: (B,) reward std of the row's group.
-        r0: strength, in nats per unit of advantage; not 0. The paper uses |r0| ≥ 10.
+        r0: strength ≠ 0, in nats per unit of advantage: a larger |r0| does less. The paper uses 10, 25 and -50.
         l0: > 1; the floor A_i / l0 acts only for r0 > 0.
         delta: δ > 0 in reward units; groups with a larger spread are left alone.
         level: S_it of the token, or S_i of the whole response ("sequence").
@@ -139,8 +139,10 @@ def reshape_advantages(
         (B, T), detached.
 
     Raises:
-        ValueError: for shapes that do not fit together, an unknown level, or the sequence level without a mask.
+        ValueError: for shapes that do not fit together, r0 = 0, an unknown level, or a sequence level without a mask.
     """
+    if r0 == 0:
+        raise ValueError(f"r0 must not be 0, got {r0}.")
     rows = logps.shape[:1]
     if advantages.shape not in (rows, logps.shape) or reward_std.shape != rows:
         raise ValueError(
@@ -169,12 +171,11 @@ def entropy_covariance(logps: Tensor, advantages: Tensor, mask: Tensor) -> Tenso
     Cov = (1/n) Σ (log π - mean log π) · (A - mean A), over the n valid tokens
 
     Source: arXiv 2512.06726, Eq. 8 (proved as Eq. 22): ΔH ≈ -η · Cov_{a~π}(log π(a), π(a) · A(a)) for a tabular
-    policy. Departure: without the factor π(a), as in a natural-gradient step, because only then the reshaping by
-    -S / r0 shifts it by Var(log π) / r0, whose sign is that of r0.
+    policy. Departure: without the factor π(a), as in a natural-gradient step; then reshaping all tokens by -S / r0
+    shifts it by Var(log π) / r0, which has the sign of r0.
 
     Args:
-        logps: (B, T) in nats.
-        advantages: (B, T).
+        logps, advantages: (B, T), log-probs in nats.
         mask: (B, T) bool or 0/1, true = a real completion token.
 
     Returns:
@@ -253,9 +254,7 @@ class EcvgpoConfig(EntropyGRPOConfig):
     )
     l0: float = field(
         default=25.0,
-        metadata={
-            "help": "Advantages of positive samples keep at least 1 / l0 of themselves, > 1; larger allows r0 more."
-        },
+        metadata={"help": "Positive advantages keep at least 1 / l0 of themselves, > 1; larger lets r0 do more."},
     )
     std_threshold: float | None = field(
         default=None,
@@ -267,8 +266,8 @@ class EcvgpoConfig(EntropyGRPOConfig):
     std_mode: StdMode = field(
         default="sample",
         metadata={
-            "help": "Reward std over n - 1 ('sample'), over n ('population'), or undivided ('sum', as the paper "
-            "prints it); in this order the std grows from 'population' to 'sum' and fewer groups are reshaped."
+            "help": "Reward std over n - 1 ('sample'), over n ('population', smaller: reshapes more), or undivided "
+            "('sum', as the paper prints it; larger: reshapes less)."
         },
     )
     level: Level = field(
@@ -278,8 +277,8 @@ class EcvgpoConfig(EntropyGRPOConfig):
     advantage_cap: float | None = field(
         default=None,
         metadata={
-            "help": "With r0 < 0, advantages grow at most to this multiple of themselves, > 1; larger allows r0 more. "
-            "No bound if not given."
+            "help": "With r0 < 0, advantages grow to at most this multiple of themselves, > 1; larger lets r0 do more "
+            "(none: no bound)."
         },
     )
 
@@ -301,11 +300,10 @@ class EcvgpoConfig(EntropyGRPOConfig):
         for name, choices in (("std_mode", get_args(StdMode)), ("level", get_args(Level))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        if self.advantage_cap is not None and not (math.isfinite(self.advantage_cap) and self.advantage_cap > 1):
-            raise ValueError(f"advantage_cap must be a finite number > 1, got {self.advantage_cap}.")
-        if self.advantage_cap is not None and self.r0 > 0:
+        cap = self.advantage_cap
+        if cap is not None and not (self.r0 < 0 and 1 < cap < math.inf):
             raise ValueError(
-                f"advantage_cap {self.advantage_cap} bounds what r0 < 0 adds and needs it, got r0 {self.r0}."
+                f"advantage_cap must be a finite number > 1 and needs r0 < 0, got {cap} and r0 {self.r0}."
             )
 
     def reshaping(self) -> dict[str, Any]:
@@ -325,11 +323,13 @@ class EcvgpoTrainer(EntropyGRPOTrainer):
 
     @functools.cached_property
     def _numeric_ids(self) -> Tensor:
-        return numeric_token_ids(getattr(self.processing_class, "tokenizer", self.processing_class))
+        processor: Any = self.processing_class
+        return numeric_token_ids(getattr(processor, "tokenizer", processor))
 
     def prepare_rollout(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> dict[str, Tensor]:
         totals = total_rewards(rewards, self.reward_weights.to(rewards.device))
-        reward_std = group_reward_std(totals, self.num_generations, mode=self.args.std_mode)
+        num_generations: Any = self.num_generations
+        reward_std = group_reward_std(totals, num_generations, mode=self.args.std_mode)
         extra = super().prepare_rollout(rollout, examples, rewards)
         return {**extra, "group_reward_std": self.local_rows(reward_std)}
 
