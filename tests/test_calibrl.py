@@ -250,7 +250,8 @@ def test_an_expert_is_tokenised_as_a_completion_that_ends_its_turn(processor):
 
 
 @pytest.mark.parametrize(
-    "expert", ["red", [{"role": "assistant", "content": "red"}], [{"role": "assistant", "content": [{"type": "text"}]}]]
+    "expert",
+    ["red", [{"role": "assistant", "content": "red"}], [{"role": "assistant", "content": [{"type": "text"}]}]],
 )
 def test_text_and_chat_are_the_same_expert(processor, expert):
     if isinstance(expert, list) and isinstance(expert[0]["content"], list):
@@ -321,7 +322,7 @@ def test_the_defaults_are_those_of_the_papers_code(tmp_path):
         ({"activation": "tanh", "negative_slope": 0.3}, "activation='tanh' has no negative_slope"),
         ({"baseline": "reference", "beta": 0.1}, "uses no expert: leave expert_column out"),
         ({"baseline": "reference", "expert_column": None}, "needs beta > 0"),
-        ({"top_entropy_quantile": 0.2}, "the term acts on all tokens|calibrl's term acts on all tokens"),
+        ({"top_entropy_quantile": 0.2}, "leave top_entropy_quantile at 1"),
         ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold off"),
     ],
 )
@@ -338,16 +339,16 @@ def test_correctness_is_a_named_reward_or_a_sum_that_the_format_alone_cannot_rea
     assert config(tmp_path).correct_column(["iou_reward"]) is None
     with pytest.raises(ValueError, match="'accuracy' is none of the rewards iou_reward, format_reward"):
         config(tmp_path, correct_reward="accuracy").correct_column(names)
-    with pytest.raises(ValueError, match="a wrong answer can score above correct_threshold 0.1"):
+    with pytest.raises(ValueError, match=r"a wrong answer can score above correct_threshold 0\.1"):
         config(tmp_path).correct_column(names)
-    with pytest.raises(ValueError, match="a wrong answer can score above correct_threshold 0.1"):
+    with pytest.raises(ValueError, match=r"a wrong answer can score above correct_threshold 0\.1"):
         config(tmp_path, reward_weights=[1.0, 0.2]).correct_column(names)
 
 
 def test_data_without_experts_is_refused_before_a_model_loads(tmp_path, processor):
     data = Dataset.from_dict({"solution": ["red", "blue"], "expert": [None, "red"], "blank": [None, " "]})
     check_experts(config(tmp_path), data, processor, ["iou_reward"])
-    with pytest.raises(ValueError, match="'experts' is no column of the data, which has .*'blank', 'expert'"):
+    with pytest.raises(ValueError, match=r"'experts' is no column of the data, which has .*'blank', 'expert'"):
         check_experts(config(tmp_path, expert_column="experts"), data, processor, ["iou_reward"])
     with pytest.raises(ValueError, match="'blank' is empty in all 2 rows"):
         check_experts(config(tmp_path, expert_column="blank"), data, processor, ["iou_reward"])
@@ -359,10 +360,13 @@ def test_data_without_experts_is_refused_before_a_model_loads(tmp_path, processo
 
 def test_long_experts_are_warned_of_or_refused(tmp_path, processor):
     data = Dataset.from_dict({"expert": ["red", "red blue green", "red blue"]})  # and the end of the turn: 2, 4, 3
+    fits = config(tmp_path, max_completion_length=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_experts(config(tmp_path, max_completion_length=4), data, processor, ["iou_reward"])
-    with pytest.warns(UserWarning, match="2 of 3 experts are cut to max_completion_length 2; the longest has 4 tokens"):
+        check_experts(fits, data, processor, ["iou_reward"])
+    with pytest.warns(
+        UserWarning, match="2 of 3 experts are cut to max_completion_length 2; the longest has 4 tokens"
+    ):
         check_experts(config(tmp_path, max_completion_length=2), data, processor, ["iou_reward"])
     refuse = config(tmp_path, max_completion_length=2, long_expert="refuse")
     with pytest.raises(ValueError, match=r"The expert of row 2 has 4 tokens, max_completion_length is 2: .*\(2 rows"):

@@ -31,6 +31,9 @@ FLAGS = {
 SFT = {"method": "sft", "response_column": "response", "num_generations": None, "max_completion_length": None}
 
 
+CALIBRL = {"method": "calibrl", "expert_column": "response", "correct_reward": "iou"}
+
+
 @pytest.fixture
 def command(tiny_model, shapes, tmp_path):
     """The flags of a run of three steps, with some replaced; None leaves a flag out."""
@@ -66,7 +69,10 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "two_stages"}, "Unknown method 'two_stages'; the methods are grpo, sft, two_stage."),
+        (
+            {"method": "two_stages"},
+            "Unknown method 'two_stages'; the methods are calibrl, ecvgpo, grpo, noisy_rollout, saei, sft, two_stage.",
+        ),
         ({"reward_funcs": "iou fomat"}, "Unknown reward 'fomat'"),
         ({"reward_funcs": "nowhere:reward"}, "Cannot import the reward 'nowhere:reward'"),
         ({"task_type": "reck"}, "Unknown task type 'reck'"),
@@ -82,6 +88,16 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
         ({"config": "/nowhere.yaml"}, "/nowhere.yaml"),
         ({"max_anyres_num": 4}, "cuts no tiles"),
         ({"min_pixels": 100, "max_pixels": 10}, "min_pixels=100 and max_pixels=10"),
+        ({"method": "ecvgpo"}, "r0 is missing"),
+        ({"method": "ecvgpo", "r0": 0}, "r0 must be a finite number other than 0, got 0.0."),
+        ({"method": "ecvgpo", "r0": 10, "l0": 1}, "l0 must be a finite number > 1, got 1.0."),
+        ({"method": "saei", "alpha": 1.5}, "alpha must be a float in [0, 1]"),
+        ({"method": "saei", "clean_generations": 3, "adversarial_generations": 2}, "add up to num_generations (4)"),
+        ({"method": "saei+noisy_rollout"}, "both decide which images a group is sampled from"),
+        ({"method": "calibrl"}, "calibrl needs expert_column"),
+        ({**CALIBRL, "expert_column": "teacher"}, "expert_column 'teacher' is no column of the data"),
+        ({**CALIBRL, "correct_reward": None}, "a wrong answer can score above correct_threshold 0.1"),
+        ({**CALIBRL, "long_expert": "refuse"}, "The expert of row 1 has"),
         ({**SFT, "response_column": None}, "needs --response_column"),
         ({**SFT, "response_column": "reply"}, "train.jsonl:1: column 'reply' holds no response"),
         ({**SFT, "max_length": 64}, "--max_length 64 would cut images apart"),
@@ -170,6 +186,26 @@ def test_rows_train_with_no_image_one_or_several(command, shapes, tmp_path, mixt
     logged = [line for line in lines(tmp_path / "out" / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3]
     assert all(line["entropy"] > 0 for line in logged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"method": "grpo", "beta": 0.1}, "kl"),
+        ({"method": "ecvgpo", "preset": "internvl3_8b"}, "ecvgpo/reshaped"),
+        (CALIBRL, "calibrl/gap"),
+        ({"method": "saei", "save_adversarial_images": 1}, "saei/clean_entropy"),
+        ({"method": "noisy_rollout"}, "noisy_rollout/noise_step"),
+        ({"method": "two_stage+ecvgpo+saei", "r0": -50}, "two_stage/entropy"),
+    ],
+    ids=lambda value: value["method"] if isinstance(value, dict) else value,
+)
+def test_every_method_trains_from_the_command_line(command, tmp_path, changes, metric):
+    main(command(**changes))
+    logged = [line for line in lines(tmp_path / "out" / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3]
+    assert all(isinstance(line[metric], float) for line in logged)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def run_command(command, **changes):

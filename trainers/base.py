@@ -202,7 +202,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, input_ids, attention_mask, ids.size(1), batch_size=size, **fields
             )
-        return torch.where(mask.bool(), logps, 0.0)[:count]
+        return logps[:count]
 
     def local_rows(self, values: Tensor) -> Tensor:
         """This process's part of a tensor gathered over all processes along its first dimension."""

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
+from .calibrl import CalibrlConfig, CalibrlTrainer
+from .ecvgpo import EcvgpoConfig, EcvgpoTrainer
+from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
+from .saei import SaeiConfig, SaeiTrainer
 from .sft import SupervisedConfig, SupervisedTrainer
 from .two_stage import TwoStageConfig, TwoStageTrainer
 
@@ -17,7 +21,11 @@ class Method(NamedTuple):
 
 
 METHODS: dict[str, Method] = {
+    "calibrl": Method(CalibrlTrainer, CalibrlConfig),
+    "ecvgpo": Method(EcvgpoTrainer, EcvgpoConfig),
     "grpo": Method(EntropyGRPOTrainer, EntropyGRPOConfig),
+    "noisy_rollout": Method(NoisyRolloutTrainer, NoisyRolloutConfig),
+    "saei": Method(SaeiTrainer, SaeiConfig),
     "sft": Method(SupervisedTrainer, SupervisedConfig),
     "two_stage": Method(TwoStageTrainer, TwoStageConfig),
 }
