@@ -256,14 +256,25 @@ def test_alpha_zero_gives_the_clean_image(models, shapes, tmp_path, model_type):
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "internvl"])
-def test_the_attacked_forward_sees_the_clean_pixels_to_the_bit_thumbnail_included(
-    models, shapes, tmp_path, model_type
-):
+def test_the_attacked_forward_sees_the_clean_pixels_thumbnail_included(models, shapes, tmp_path, model_type):
     trainer = make(SaeiTrainer, models, shapes, tmp_path, model_type=model_type)
     seen = []
     trainer.model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     engine, _ = attack(trainer, [("Find", [grey_image(50, 33, 0)])])
+    # float32 of size 2
     torch.testing.assert_close(seen[0].detach(), engine.calls[0][2]["pixel_values"], rtol=0, atol=3e-7)
+
+
+def test_answers_without_a_token_leave_the_image_as_it_is(models, shapes, tmp_path):
+    class Silent(Engine):
+        def __call__(self, prompt_ids, images, fields, *, num_generations):
+            super().__call__(prompt_ids, images, fields, num_generations=num_generations)
+            return [[]] * len(prompt_ids), None
+
+    trainer, image = make(SaeiTrainer, models, shapes, tmp_path), grey_image(16, 16, 0)
+    engine, _ = attack(trainer, [("Find", [image])], Silent())
+    assert all((new == np.array(image)).all() for new in changed_images(engine))
+    assert trainer._metrics["train"]["saei/clean_entropy"] == [0.0]
 
 
 def test_white_pixels_are_clipped_and_counted(models, shapes, tmp_path):

@@ -182,7 +182,8 @@ class SaeiTrainer(ChangedImageTrainer):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """(n, T) token entropies of the n answers to each prompt, differentiable in the pictures, and their masks.
 
-        With `as_processed` the pixel values are to the bit what the processor made of the clean images.
+        With `as_processed` the pixel values are what the processor made of the clean images, up to float rounding;
+        without, what the layout makes of the pictures.
         """
         rows, answers = [], []
         for prompt, some in zip(prompts, pictures, strict=True):
@@ -197,9 +198,9 @@ class SaeiTrainer(ChangedImageTrainer):
         inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
         with self.accelerator.autocast():
             output = self.model(**inputs, fused_lm_head=True)
-        mask = mask.to(output.entropy.device)
+        entropies = output.entropy[:, output.entropy.size(1) - mask.size(1) :]
         sizes = [len(prompt.completions) for prompt in prompts]
-        return list(output.entropy[:, -mask.size(1) :].split(sizes)), list(mask.split(sizes))
+        return list(entropies.split(sizes)), list(mask.to(entropies.device).split(sizes))
 
     def _gradients(self, objective: Tensor, pictures: list[Tensor]) -> list[Tensor]:
         """∂ objective / ∂ picture. Reentrant checkpointing knows `backward` only, which reaches no weight either."""
