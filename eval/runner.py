@@ -1,6 +1,7 @@
 """Answer every row of a data file with a model, and score the boxes in the answers."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from .statistics import wilson_interval
 
 @dataclass
 class RunArguments:
-    """Greedy answers of one model on held-out rows, scored by IoU with the gold box."""
+    """One answer of a model to each held-out row, scored by IoU with the gold box."""
 
     model: str = field(metadata={"help": "Folder with the checkpoint, or its name on the hub."})
     data_file_paths: str = field(metadata={"help": "JSON Lines files in VLM-R1's format, joined by ':'."})
@@ -40,7 +41,14 @@ class RunArguments:
     batch_size: int = field(default=16, metadata={"help": "Rows answered at a time; larger is faster, takes memory."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens; longer ones are cut off."})
 
+    temperature: float = field(
+        default=0.0, metadata={"help": "0: the greedy answer. Above: one sampled answer; 1 is the policy as trained."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the sampled answers."})
+
     def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must be a finite number >= 0, got {self.temperature}.")
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -59,9 +67,11 @@ def evaluate(arguments: RunArguments) -> None:
         task_type=arguments.task_type,
         solution_space=arguments.solution_space,
     )
-    responses = list(
-        answer(model, processor, dataset, batch_size=arguments.batch_size, max_new_tokens=arguments.max_new_tokens)
-    )
+    decoding = {"max_new_tokens": arguments.max_new_tokens, "do_sample": arguments.temperature > 0}
+    if arguments.temperature > 0:
+        decoding |= {"temperature": arguments.temperature, "top_k": 0}
+        torch.manual_seed(arguments.seed)
+    responses = list(answer(model, processor, dataset, batch_size=arguments.batch_size, decoding=decoding))
     columns = dataset.select_columns(["solution", "image_size", "input_size", "coordinate_space", "solution_space"])
     scores = iou_reward(responses, **columns.to_dict())
     out = Path(arguments.out)
@@ -80,8 +90,10 @@ def evaluate(arguments: RunArguments) -> None:
 
 
 @torch.inference_mode()
-def answer(model: Any, processor: Any, dataset: Dataset, *, batch_size: int, max_new_tokens: int) -> Iterator[str]:
-    """The greedy completion of each row's prompt, its images first."""
+def answer(
+    model: Any, processor: Any, dataset: Dataset, *, batch_size: int, decoding: dict[str, Any]
+) -> Iterator[str]:
+    """The completion of each row's prompt, its images first; `decoding` goes to `generate`."""
     pad_token_id = processor.tokenizer.pad_token_id
     for start in tqdm(range(0, len(dataset), batch_size), desc="answers", unit="batch"):
         batch = dataset[start : start + batch_size]
@@ -97,7 +109,7 @@ def answer(model: Any, processor: Any, dataset: Dataset, *, batch_size: int, max
             return_tensors="pt",
             processor_kwargs={"padding": True},
         ).to(model.device)
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id)
+        ids = model.generate(**inputs, **decoding, pad_token_id=pad_token_id)
         yield from processor.batch_decode(ids[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
 
 
@@ -124,4 +136,4 @@ def summarise(responses: Sequence[str], scores: Sequence[float | None]) -> dict[
 
 def describe(arguments: RunArguments) -> dict[str, Any]:
     packages = ("vlm-entropy", "torch", "transformers")
-    return {**vars(arguments), "decoding": "greedy", "versions": {name: version(name) for name in packages}}
+    return {**vars(arguments), "versions": {name: version(name) for name in packages}}

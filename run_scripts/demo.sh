@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1  # tensors this small gain nothing from more threads
 
-STEPS=120 SWITCH=80
+STEPS=100 SWITCH=65
 OUT=runs/demo
 rm -rf "$OUT"
 
@@ -16,10 +16,10 @@ CPU=(--use_cpu true --bf16 false --gradient_checkpointing false --report_to none
 TASK=(--image_folders "$OUT/data/images" --task_type plain)
 
 say "1/5 pictures and questions"
-python -m vlm_entropy.data make --task shapes --rows 1024 --held_out 256 --objects 1 --seed 0 --out "$OUT/data"
+python -m vlm_entropy.data make --task shapes --rows 768 --held_out 512 --objects 1 --seed 1 --out "$OUT/data"
 
 say "2/5 a tiny InternVL"
-python -m vlm_entropy.data build --model_type internvl --seed 0 --out "$OUT/random"
+python -m vlm_entropy.data build --model_type internvl --seed 1 --out "$OUT/random"
 
 say "3/5 warm start: supervised, 240 steps"
 python -m vlm_entropy.trainers --method sft --model_name_or_path "$OUT/random" \
@@ -38,9 +38,9 @@ for method in grpo two_stage; do
         "${CPU[@]}" "${extra[@]}" --output_dir "$OUT/$method"
 done
 
-say "5/5 held-out rows"
+say "5/5 held-out rows, one answer each sampled at temperature 1"
 for run in warm_start grpo two_stage; do
     python -m vlm_entropy.eval run --model "$OUT/$run" --data_file_paths "$OUT/data/heldout.jsonl" "${TASK[@]}" \
-        --max_new_tokens 20 --batch_size 64 --out "$OUT/$run"
+        --temperature 1 --max_new_tokens 20 --batch_size 64 --out "$OUT/$run"
 done
 python -m vlm_entropy.eval report --runs "$OUT/warm_start" "$OUT/grpo" "$OUT/two_stage" --out "$OUT/report"

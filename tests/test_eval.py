@@ -50,8 +50,19 @@ def test_a_checkpoint_is_evaluated_and_every_answer_kept(tiny_model, shapes, tmp
     assert [line["source"].rpartition(":")[2] for line in predictions] == [str(row) for row in range(1, 9)]
     assert all(isinstance(line["response"], str) and line["iou"] == 0.0 for line in predictions)
     assert (result["rows"], result["accuracy@0.5"], result["no_answer"]) == (8, 0.0, 1.0)
-    assert (result["decoding"], result["max_new_tokens"]) == ("greedy", 6)
+    assert (result["temperature"], result["max_new_tokens"]) == (0.0, 6)
     assert "accuracy@0.5 0.000" in capsys.readouterr().out
+
+
+def test_sampled_answers_follow_the_seed(tiny_model, shapes, tmp_path):
+    def answers(seed):
+        out = tmp_path / str(seed)
+        flags = ["--model", tiny_model, "--data_file_paths", shapes / "heldout.jsonl", "--image_folders"]
+        more = [shapes / "images", "--out", out, "--max_new_tokens", 6, "--temperature", 1, "--seed", seed]
+        main(["run", *map(str, [*flags, *more])])
+        return [json.loads(line)["response"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+    assert answers(1) == answers(1) != answers(2)
 
 
 def test_batching_and_padding_do_not_change_the_answers(tiny_model, shapes, tmp_path):
@@ -100,6 +111,8 @@ def test_entropy_is_averaged_over_the_five_lines_that_end_at_a_step():
 
 
 def test_bad_input_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="temperature must be a finite number >= 0"):
+        main(["run", "--model", "x", "--data_file_paths", "x", "--out", "x", "--temperature", "-1"])
     with pytest.raises(SystemExit, match="unknown command 'score'; the commands are run, report"):
         main(["score"])
     with pytest.raises(SystemExit, match=r"result.json is missing: evaluate the run first"):
