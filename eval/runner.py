@@ -67,7 +67,7 @@ def evaluate(arguments: RunArguments) -> None:
         task_type=arguments.task_type,
         solution_space=arguments.solution_space,
     )
-    decoding = {"max_new_tokens": arguments.max_new_tokens, "do_sample": arguments.temperature > 0}
+    decoding: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "do_sample": arguments.temperature > 0}
     if arguments.temperature > 0:
         decoding |= {"temperature": arguments.temperature, "top_k": 0}
         torch.manual_seed(arguments.seed)

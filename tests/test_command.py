@@ -95,6 +95,7 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
         ({"method": "saei", "clean_generations": 3, "adversarial_generations": 2}, "add up to num_generations (4)"),
         ({"method": "saei+noisy_rollout"}, "both decide which images a group is sampled from"),
         ({"method": "calibrl"}, "calibrl needs expert_column"),
+        ({**CALIBRL, "max_completion_length": "none"}, "calibrl cuts experts to max_completion_length"),
         ({**CALIBRL, "expert_column": "teacher"}, "expert_column 'teacher' is no column of the data"),
         ({**CALIBRL, "correct_reward": None}, "a wrong answer can score above correct_threshold 0.1"),
         ({**CALIBRL, "long_expert": "refuse"}, "The expert of row 1 has"),

@@ -25,5 +25,6 @@ def test_a_step_on_two_processes_equals_the_step_on_one(tiny_model, shapes, tmp_
     two = step(tiny_model, shapes, tmp_path / "two", norm=norm, processes=2, per_device_batch=4)
     # SGD with learning rate 1: the weights differ from the start by the gradient, of size 1e-2 and more; float32.
     torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=2e-6)
-    for name in ("reward", "entropy", "two_stage/entropy", "two_stage/coefficient", "two_stage/stage"):
+    # TRL's own "entropy" is a mean of micro-batch means, so it moves with the shuffle into micro-batches.
+    for name in ("reward", "two_stage/entropy", "two_stage/coefficient", "two_stage/stage"):
         assert two["logs"][name] == pytest.approx(one["logs"][name], rel=1e-5), name

@@ -102,7 +102,7 @@ def load_rows(
         family=family,
         processor=processor,
         task_type=arguments.task_type,
-        max_completion_length=getattr(config, "max_completion_length", 0),
+        max_completion_length=getattr(config, "max_completion_length", None) or 0,
         context_length=model_config.get_text_config().max_position_embeddings,
     )
     if too_long and not arguments.skip_bad_rows:

@@ -113,6 +113,9 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
 
     args: EntropyGRPOConfig
     model: Any
+    processing_class: Any
+    num_generations: int
+    max_completion_length: int
     config_class: type[EntropyGRPOConfig] = EntropyGRPOConfig
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: EntropyGRPOConfig | None = None, **kwargs: Any):
@@ -198,7 +201,8 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             fields[name] = torch.cat([prompt_types, prompt_types.new_zeros(ids.shape)], dim=1)
         input_ids = torch.cat([rollout["prompt_ids"][rows], ids], dim=1)
         attention_mask = torch.cat([rollout["prompt_mask"][rows], mask], dim=1)
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
             logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, input_ids, attention_mask, ids.size(1), batch_size=size, **fields
             )

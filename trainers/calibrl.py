@@ -195,6 +195,8 @@ class CalibrlConfig(EntropyGRPOConfig):
             raise ValueError(
                 f"activation={self.activation!r} has no negative_slope to set (got {self.negative_slope})."
             )
+        if self.max_completion_length is None:
+            raise ValueError("calibrl cuts experts to max_completion_length, which must be a number, got None.")
         if self.baseline == "expert" and not self.expert_column:
             raise ValueError("calibrl needs expert_column: the name of the column with the expert's response.")
         if self.baseline == "reference" and self.expert_column:
@@ -255,8 +257,8 @@ def check_experts(config: CalibrlConfig, dataset: Dataset, processor: Any, rewar
         check_expert_column(
             dataset,
             processor,
-            column=config.expert_column,
-            max_completion_length=config.max_completion_length,
+            column=str(config.expert_column),
+            max_completion_length=int(config.max_completion_length or 0),
             long_expert=config.long_expert,
         )
 
