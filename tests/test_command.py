@@ -209,6 +209,14 @@ def test_every_method_trains_from_the_command_line(command, tmp_path, changes, m
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_an_adapter_is_trained_and_saved_alone(command, tmp_path):
+    main(command(method="two_stage", use_peft="true", lora_target_modules="q_proj v_proj", beta=0.1))
+    logged = [line for line in lines(tmp_path / "out" / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3]
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def run_command(command, **changes):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "vlm_entropy.trainers", *command(**changes)]
