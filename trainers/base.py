@@ -309,6 +309,20 @@ class _EpochSampler(Sampler):
         return len(self.sampler)
 
 
+def total_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
+    """Total reward r_i = Σ_k w_k · r_ik of each row over the functions that judged it, as TRL adds it up.
+
+    Args:
+        rewards: (N, K) rewards of K functions, NaN where a function cannot judge a row.
+        weights: (K,).
+
+    Returns:
+        (N,), NaN for a row that no function judged.
+    """
+    totals = (rewards * weights).nansum(dim=1)
+    return torch.where(rewards.isnan().all(dim=1), math.nan, totals)
+
+
 def merge_rollout(rollout: Rollout, extra: dict[str, Tensor], *, rows: int) -> Rollout:
     """The rollout with a method's entries added.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Rollout
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Rollout, total_rewards
 from .pixels import Row, get_layout, join_rows, replace_pictures, row_pictures, save_comparison, split_rows
 
 
@@ -162,8 +162,7 @@ class ChangedImageTrainer(EntropyGRPOTrainer):
 
     def prepare_rollout(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> dict[str, Tensor]:
         is_adversarial = torch.tensor(self._is_adversarial, device=self.accelerator.device)
-        total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-        total = self.local_rows(total.masked_fill(rewards.isnan().all(dim=1), math.nan))
+        total = self.local_rows(total_rewards(rewards, self.reward_weights.to(rewards.device)))
         for name, chosen in (("clean", ~is_adversarial), ("adversarial", is_adversarial)):
             judged = total[chosen & ~total.isnan()]
             self.log_ratio(f"reward_{name}", judged.sum().item(), judged.numel())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout, total_rewards
 
 StdMode = Literal["sample", "population", "sum"]
 Level = Literal["token", "sequence"]
@@ -21,20 +21,6 @@ PRESETS: dict[str, dict[str, float]] = {
     "internvl3_8b": {"r0": -50.0, "std_threshold": math.inf},
 }
 """What the paper trained each model with; l0 is 25 everywhere."""
-
-
-def total_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
-    """Total reward r_i = Σ_k w_k · r_ik of each row over the functions that judged it, as TRL adds it up.
-
-    Args:
-        rewards: (N, K) rewards of K functions, NaN where a function cannot judge a row.
-        weights: (K,).
-
-    Returns:
-        (N,), NaN for a row that no function judged.
-    """
-    totals = (rewards * weights).nansum(dim=1)
-    return torch.where(rewards.isnan().all(dim=1), math.nan, totals)
 
 
 def group_reward_std(rewards: Tensor, num_generations: int, *, mode: StdMode = "sample") -> Tensor:
