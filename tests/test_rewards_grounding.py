@@ -85,7 +85,16 @@ def test_shares_are_logged_over_judged_rows_and_an_iou_of_one_half_is_not_accura
     texts = [RIGHT, half, most, "nothing", "<answer>cat</answer>", RIGHT]
     iou_reward(texts, [GOLD] * 5 + ["no box"], [(20, 20)] * 6, log_metric=logged.__setitem__)
     # five judged rows: 1.0 and 0.6 are above one half
-    assert logged == {"iou_reward/no_answer": 0.2, "iou_reward/malformed": 0.2, "iou_reward/accuracy@0.5": 0.4}
+    kinds = {"parsed": 0.6, "no_answer": 0.2, "malformed": 0.2, "out_of_image": 0.0}
+    assert logged == {f"iou_reward/{kind}": share for kind, share in kinds.items()} | {"iou_reward/accuracy@0.5": 0.4}
+
+
+def test_a_box_that_leaves_the_image_is_counted_and_scored_by_its_overlap():
+    logged = {}
+    # intersection 10 x 20 = 200, union 20 x 20 + 10 x 20 - 200 = 400
+    text = "<answer>[-10, 0, 10, 20]</answer>"
+    assert iou_reward([text], ["[0, 0, 10, 20]"], [(20, 20)], log_metric=logged.__setitem__) == [0.5]
+    assert logged["iou_reward/out_of_image"] == 1.0
 
 
 def test_nothing_is_logged_when_nothing_could_be_judged():
