@@ -9,7 +9,8 @@ from transformers import AutoConfig
 from trl import GRPOTrainer
 
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
-from vlm_entropy.trainers.base import _EpochSampler, merge_rollout, vision_token_ids
+from vlm_entropy.trainers.base import _EpochSampler, vision_token_ids
+from vlm_entropy.trainers.rollouts import merge_rollout
 
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 SIGNATURES = {

@@ -73,5 +73,5 @@ def test_each_part_of_a_combination_adds_to_the_loss_what_it_adds_alone(tiny_mod
 
 
 def test_two_methods_of_sampling_are_refused():
-    with pytest.raises(ValueError, match="both decide which images a group is sampled from"):
+    with pytest.raises(ValueError, match="saei and noisy_rollout both decide how a group is sampled"):
         get_method("saei+noisy_rollout")

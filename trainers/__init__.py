@@ -9,11 +9,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from vlm_entropy.data import torchvision_compat  # noqa: F401  must come before transformers
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .calibrl import CalibrlConfig, CalibrlTrainer, exploration_term, log_prob_gap
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer, group_reward_std, reshape_advantages
 from .methods import METHODS, Method, get_method
 from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
+from .rollouts import Rollout, Scored
 from .saei import SaeiConfig, SaeiTrainer, perturb, select_tokens
 from .two_stage import TwoStageConfig, TwoStageTrainer, entropy_coefficient, mean_entropy
 
@@ -32,6 +33,7 @@ __all__ = [
     "Rollout",
     "SaeiConfig",
     "SaeiTrainer",
+    "Scored",
     "TwoStageConfig",
     "TwoStageTrainer",
     "entropy_coefficient",

@@ -14,30 +14,12 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 
 from .checkpoints import VLMCheckpoints
-
-Rollout = dict[str, Any]
-"""What TRL passes from sampling to the loss, one entry per row: ids, masks, advantages, old and reference log-probs,
-image tensors, and whatever `prepare_rollout` added."""
-
-FORWARD_FIELDS = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
-"""Entries of a rollout that TRL's forward takes beside the token ids and their mask."""
+from .rollouts import FORWARD_FIELDS, Rollout, Scored, merge_rollout, select_rows
 
 
 @dataclass(frozen=True)
@@ -101,10 +83,15 @@ class EntropyGRPOConfig(GRPOConfig):
 
 
 class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
-    """TRL's `GRPOTrainer` with four hooks; without any of them overridden it computes exactly what TRL computes.
+    """TRL's `GRPOTrainer` with hooks; without any of them overridden it computes exactly what TRL computes.
 
-    A method overrides some of `sample`, `prepare_rollout`, `shape_advantages` and `extra_loss`, and calls `super()` in
-    each, so that methods compose by multiple inheritance. Hooks act in training only: evaluation is plain GRPO.
+    In the order of a training step: `sample`, `resample`, `group_advantages`, `prepare_rollout` once per rollout,
+    `prepare_update` once per optimizer step of it, `shape_advantages` and `extra_loss` once per loss. A method
+    overrides some of them and calls `super()` in each, so that methods compose by multiple inheritance; of `resample`
+    and of `group_advantages` there is one owner. Hooks act in training only: evaluation is plain GRPO.
+
+    Beside the columns of the data, every reward function gets `group`, the number of the row's prompt in the batch of
+    all processes, and `group_size`, the number of completions of a prompt.
 
     Departures from TRL, invisible in the loss of a given batch: the placeholder tokens of images and videos are never
     sampled (one in a completion stops the next forward), a batch may mix rows with and without images, and a resumed
@@ -117,6 +104,8 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
     num_generations: int
     max_completion_length: int
     config_class: type[EntropyGRPOConfig] = EntropyGRPOConfig
+    examples: list[dict]
+    """Data set rows of the rollout that is being sampled, one per prompt row of this process."""
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: EntropyGRPOConfig | None = None, **kwargs: Any):
         if not isinstance(args, self.config_class):
@@ -125,6 +114,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             )
         super().__init__(model, reward_funcs, args, **kwargs)
         self.add_callback(_CheckRun())
+        self.examples: list[dict] = []
         self._loss_rollout: Rollout | None = None
         self._loss_policy: Policy | None = None
         self._tokens_per_microbatch: Tensor | None = None
@@ -148,6 +138,23 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         """
         return generate(prompt_ids, images, fields)
 
+    def resample(self, scored: Scored, *, score: Callable[[list[dict]], Scored]) -> Scored:
+        """The completions to train on, from those first sampled and any more that are wanted.
+
+        Args:
+            scored: completions of this process's rows, in groups of `num_generations`, with their rewards.
+            score: samples and scores one completion for each data set row that it gets, to be called by all processes
+                together with equally many rows, in groups of `num_generations`.
+
+        Returns:
+            As many rows as `scored` has.
+        """
+        return scored
+
+    def group_advantages(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> Tensor:
+        """(N,) advantages of the local rows from the rewards of their groups; arguments as of `prepare_rollout`."""
+        return rollout["advantages"]
+
     def prepare_rollout(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> dict[str, Tensor]:
         """Add per-row tensors to the rollout after scoring.
 
@@ -161,6 +168,20 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             New entries, each 0-d or with first dimension N; they are shuffled and split along with TRL's.
         """
         return {}
+
+    def prepare_update(self, microbatches: list[Rollout]) -> list[dict[str, Tensor]]:
+        """Add tensors to the micro-batches of an optimizer step, once they are known and before any is trained on.
+
+        Called by all processes together, once per optimizer step of a rollout (not again where `num_iterations`
+        repeats it), and never where an optimizer step spans several rollouts.
+
+        Args:
+            microbatches: `gradient_accumulation_steps` micro-batches of this process, shuffled.
+
+        Returns:
+            New entries of each micro-batch.
+        """
+        return [{} for _ in microbatches]
 
     def shape_advantages(self, advantages: Tensor, policy: Policy, rollout: Rollout) -> Tensor:
         """Advantages the policy loss uses, (B,) or (B, T), from TRL's group-normalised ones."""
@@ -236,21 +257,46 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         return self.sample(prompt_ids, images, multimodal_fields, generate=generate)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        offset = self.accelerator.process_index * len(inputs)
+        grouped = [
+            {**example, "group": (offset + row) // size, "group_size": size} for row, example in enumerate(inputs)
+        ]
+        self._rewards = super()._calculate_rewards(grouped, prompts, completions, completion_ids_list)
         return self._rewards
 
     def _generate_and_score_completions(self, inputs):
-        rollout = super()._generate_and_score_completions(inputs)
         if not self.model.training:
-            return rollout
-        return merge_rollout(rollout, self.prepare_rollout(rollout, inputs, self._rewards), rows=len(inputs))
+            return super()._generate_and_score_completions(inputs)
+        rollout, examples, local_rewards = self.resample(self._score(inputs), score=self._score)
+        rewards = self.accelerator.gather(local_rewards)
+        rollout = {**rollout, "advantages": self.group_advantages(rollout, examples, rewards)}
+        return merge_rollout(rollout, self.prepare_rollout(rollout, examples, rewards), rows=len(examples))
+
+    def _score(self, examples: list[dict]) -> Scored:
+        self.examples = examples
+        rollout = super()._generate_and_score_completions(examples)
+        return Scored(rollout, examples, self.local_rows(self._rewards))
 
     def _prepare_inputs(self, generation_batch):
         buffered = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is not buffered:
-            self._tokens_per_microbatch = self._count_tokens(self._buffered_inputs)
-        return inputs
+        if self._buffered_inputs is buffered:
+            return inputs
+        self._tokens_per_microbatch = self._count_tokens(self._buffered_inputs)
+        self._buffered_inputs = self._prepare_updates(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _prepare_updates(self, microbatches: list[Rollout]) -> list[Rollout]:
+        window = self.args.gradient_accumulation_steps
+        if len(microbatches) % window:
+            return microbatches
+        prepared = []
+        for start in range(0, len(microbatches), window):
+            update = microbatches[start : start + window]
+            for batch, extra in zip(update, self.prepare_update(update), strict=True):
+                prepared.append(merge_rollout(batch, extra, rows=batch["completion_ids"].size(0)))
+        return prepared
 
     def _count_tokens(self, microbatches: list[Rollout]) -> Tensor | None:
         """(micro-batches,) mean token count per micro-batch over processes and the optimizer step it belongs to."""
@@ -307,47 +353,6 @@ class _EpochSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def total_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
-    """Total reward r_i = Σ_k w_k · r_ik of each row over the functions that judged it, as TRL adds it up.
-
-    Args:
-        rewards: (N, K) rewards of K functions, NaN where a function cannot judge a row.
-        weights: (K,).
-
-    Returns:
-        (N,), NaN for a row that no function judged.
-    """
-    totals = (rewards * weights).nansum(dim=1)
-    return torch.where(rewards.isnan().all(dim=1), math.nan, totals)
-
-
-def merge_rollout(rollout: Rollout, extra: dict[str, Tensor], *, rows: int) -> Rollout:
-    """The rollout with a method's entries added.
-
-    Raises:
-        ValueError: for an entry that exists already, or that TRL could not shuffle and split by rows.
-    """
-    for name, value in extra.items():
-        if name in rollout:
-            raise ValueError(f"prepare_rollout returned {name!r}, which the rollout already has.")
-        if not isinstance(value, Tensor) or (value.dim() > 0 and value.size(0) != rows):
-            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"prepare_rollout returned {name!r} as {shape}; it must be a 0-d or ({rows}, ...) tensor."
-            )
-    return {**rollout, **extra}
-
-
-def select_rows(fields: Rollout, rows: list[int]) -> Rollout:
-    """Entries of `FORWARD_FIELDS` for some rows; image tensors are stored flat, all images of all rows in a row."""
-    split = split_pixel_values_by_grid(fields)
-    picked = {
-        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
-        for name, value in split.items()
-    }
-    return unsplit_pixel_values_by_grid(picked)
 
 
 def _without_empty_images(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -15,7 +15,7 @@ from vlm_entropy.data.rows import Row
 from vlm_entropy.rewards import REWARDS
 
 from .aggregation import aggregate, row_normalisers
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .experts import (
     LongExpert,
     check_expert_column,
@@ -25,6 +25,7 @@ from .experts import (
     render_experts,
     tokenizer_of,
 )
+from .rollouts import Rollout
 
 DeltaMode = Literal["token", "sequence_sum", "sequence_mean"]
 Activation = Literal["leaky_relu", "relu", "sigmoid", "tanh", "huber"]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Rollout, total_rewards
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer
 from .pixels import Row, get_layout, join_rows, replace_pictures, row_pictures, save_comparison, split_rows
+from .rollouts import Rollout, total_rewards
 
 
 def check_alpha(alpha: float) -> None:
@@ -99,12 +100,6 @@ class ChangedImageTrainer(EntropyGRPOTrainer):
     args: ChangedImageConfig
     config_class: type[ChangedImageConfig] = ChangedImageConfig
     metric_prefix: str
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        owners = [base.__name__ for base in cls.__bases__ if issubclass(base, ChangedImageTrainer)]
-        if len(owners) > 1:
-            raise ValueError(f"{' and '.join(owners)} both decide which images a group is sampled from; choose one.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for option in ("tools", "environment_factory", "rollout_func"):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout, total_rewards
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
+from .rollouts import Rollout, total_rewards
 
 StdMode = Literal["sample", "population", "sum"]
 Level = Literal["token", "sequence"]

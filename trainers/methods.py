@@ -31,6 +31,14 @@ METHODS: dict[str, Method] = {
 }
 
 
+ONE_OWNER = {
+    "sample": "how a group is sampled",
+    "resample": "which groups are sampled again",
+    "group_advantages": "what the advantages of a group are",
+}
+"""Hooks that at most one part of a combination may override."""
+
+
 @functools.cache
 def get_method(name: str) -> Method:
     """The method called `name`; "a+b" is a trainer with the hooks of both and the options of both.
@@ -49,6 +57,11 @@ def get_method(name: str) -> Method:
         raise ValueError(f"Method {name!r} combines trainers of different kinds; only GRPO methods compose.")
     if len(set(parts)) < len(parts):
         raise ValueError(f"Method {name!r} names a method twice.")
+    for hook, what in ONE_OWNER.items():
+        plain = getattr(EntropyGRPOTrainer, hook)
+        owners = [part for part in parts if getattr(METHODS[part].trainer, hook) is not plain]
+        if len(owners) > 1:
+            raise ValueError(f"{' and '.join(owners)} both decide {what}; choose one.")
     # The base comes last in a method resolution order, and contributes nothing that the others do not have.
     methods = [method for method in methods if method.trainer is not EntropyGRPOTrainer]
     label = "".join(method.trainer.__name__.removesuffix("Trainer") for method in methods)

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy, Rollout
+from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
+from .rollouts import Rollout
 
 EntropyNorm = Literal["sequence", "token"]
 
