@@ -1,4 +1,4 @@
-"""Shared by the training tests: data, a reward that needs no skill, and a recorder of gradients and forwards."""
+"""Shared by the training tests: data, a reward that needs no skill, and records of gradients, losses and forwards."""
 
 import torch
 from transformers import AutoProcessor, TrainerCallback
@@ -51,3 +51,28 @@ class Recorder(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+def uneven_lengths(prompt_ids, images, fields):
+    """Completions of 1 to 8 ordinary tokens, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 9, (len(prompt_ids),), generator=generator).tolist()
+    return [torch.randint(5, 200, (length,), generator=generator).tolist() for length in lengths], None
+
+
+class Recording:
+    """A trainer that samples `uneven_lengths`, and keeps the loss and rollout of every micro-batch and all gradients."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rollouts, self.losses, self.recorder = [], [], Recorder()
+        self.add_callback(self.recorder)
+
+    def sample(self, prompt_ids, images, fields, *, generate):
+        return uneven_lengths(prompt_ids, images, fields)
+
+    def compute_loss(self, model, inputs, **kwargs):
+        self.rollouts.append(dict(inputs))
+        loss = super().compute_loss(model, inputs, **kwargs)
+        self.losses.append(loss.item())
+        return loss

@@ -2,36 +2,11 @@
 
 import pytest
 import torch
-from support import FAST, Recorder, dataset_of, uneven_reward
+from support import FAST, Recording, dataset_of, uneven_reward
 
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer, TwoStageConfig, TwoStageTrainer
 
 OPTIONS = {**FAST, "gradient_accumulation_steps": 2, "max_steps": 1, "max_grad_norm": 0.0}
-
-
-def uneven_lengths(prompt_ids, images, fields):
-    """Completions of 1 to 8 ordinary tokens, the same in every run."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 9, (len(prompt_ids),), generator=generator).tolist()
-    return [torch.randint(5, 200, (length,), generator=generator).tolist() for length in lengths], None
-
-
-class Recording:
-    """Keeps the loss and the rollout of every micro-batch, and the gradients of every optimizer step."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.rollouts, self.losses, self.recorder = [], [], Recorder()
-        self.add_callback(self.recorder)
-
-    def sample(self, prompt_ids, images, fields, *, generate):
-        return uneven_lengths(prompt_ids, images, fields)
-
-    def compute_loss(self, model, inputs, **kwargs):
-        self.rollouts.append(dict(inputs))
-        loss = super().compute_loss(model, inputs, **kwargs)
-        self.losses.append(loss.item())
-        return loss
 
 
 class RecordingGRPO(Recording, EntropyGRPOTrainer):

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from trl import GRPOConfig
 
 ScaleRewards = Literal["group", "batch", "none"]
 
@@ -45,3 +46,12 @@ def _std(values: Tensor) -> Tensor:
     counts = (~values.isnan()).sum(dim=1)
     squares = (values - values.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
     return (squares / (counts - 1).clamp(min=1)).sqrt()
+
+
+def check_one_sum(config: GRPOConfig, method: str) -> None:
+    """Raise `ValueError` unless rewards are added up before they are normalised."""
+    if config.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError(
+            f"{method} normalises one sum of rewards: leave multi_objective_aggregation at 'sum_then_normalize' (got "
+            f"{config.multi_objective_aggregation!r})."
+        )

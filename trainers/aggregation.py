@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def response_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) mean of (B, T) values over the real tokens of each response, 0 for an empty one."""
+    return torch.where(mask.bool(), values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
 def row_normalisers(
     mask: Tensor, *, loss_type: str, tokens_per_microbatch: Tensor, max_completion_length: int
 ) -> Tensor:

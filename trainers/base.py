@@ -229,6 +229,31 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             )
         return logps[:count]
 
+    def forward_rollout(self, rollout: Rollout, *, model: Any = None) -> Policy:
+        """What the policy of this moment gives the completions of a rollout, without gradient: one forward per row.
+
+        To be called by all processes together, before the rollout is shuffled.
+
+        Args:
+            rollout: TRL's tensors of the N local rows.
+            model: what to call in place of the policy; it gets the keywords that TRL gives the policy.
+        """
+        input_ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
+        attention_mask = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1)
+        fields = {name: rollout[name] for name in FORWARD_FIELDS if name in rollout}
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                self.model if model is None else model,
+                input_ids,
+                attention_mask,
+                rollout["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                compute_entropy=True,
+                **fields,
+            )
+        return Policy(logps, entropies, _completion_mask(rollout), None)
+
     def local_rows(self, values: Tensor) -> Tensor:
         """This process's part of a tensor gathered over all processes along its first dimension."""
         size = values.size(0) // self.accelerator.num_processes

@@ -2,22 +2,28 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from .aggregation import response_mean
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .rollouts import Rollout
 
 EntropyNorm = Literal["sequence", "token"]
+EntropyOrder = Literal["max_then_min", "min_then_max"]
 
 
-def entropy_coefficient(step: int, *, switch_step: int, lambda_max: float, lambda_min: float) -> float:
+def entropy_coefficient(
+    step: int, *, switch_step: int, lambda_max: float, lambda_min: float, order: EntropyOrder = "max_then_min"
+) -> float:
     """Coefficient c of the entropy bonus at an optimizer step; the loss gets -c · (mean entropy).
 
     c(τ) = +λ_max  for τ ≤ τ_switch   (stage 1, entropy is raised)
     c(τ) = -λ_min  for τ > τ_switch   (stage 2, entropy is lowered)
+
+    order="min_then_max", the paper's ablation, has the two stages in the other order.
 
     Source: arXiv 2511.07738, Algorithm 1. There λ(τ) multiplies L_entropy, which is minus the mean entropy.
 
@@ -26,11 +32,13 @@ def entropy_coefficient(step: int, *, switch_step: int, lambda_max: float, lambd
         switch_step: last step of stage 1; 0 skips stage 1.
         lambda_max: λ_max ≥ 0, in reward units per nat.
         lambda_min: λ_min ≥ 0, in reward units per nat.
+        order: which stage comes first.
 
     Returns:
         The signed coefficient.
     """
-    return lambda_max if step <= switch_step else -lambda_min
+    raises = (step <= switch_step) == (order == "max_then_min")
+    return lambda_max if raises else -lambda_min
 
 
 def mean_entropy(entropies: Tensor, mask: Tensor, *, norm: EntropyNorm = "sequence") -> Tensor:
@@ -52,13 +60,32 @@ def mean_entropy(entropies: Tensor, mask: Tensor, *, norm: EntropyNorm = "sequen
     Raises:
         ValueError: for another norm.
     """
-    valid = torch.where(mask.bool(), entropies, 0.0)
-    lengths = mask.sum(dim=1)
     if norm == "sequence":
-        return (valid.sum(dim=1) / lengths.clamp(min=1)).mean()
+        return response_mean(entropies, mask).mean()
     if norm == "token":
-        return valid.sum() / lengths.sum().clamp(min=1)
+        return torch.where(mask.bool(), entropies, 0.0).sum() / mask.sum().clamp(min=1)
     raise ValueError(f"norm must be 'sequence' or 'token', got {norm!r}.")
+
+
+def token_mean_entropy(policy: Policy) -> Tensor:
+    """A micro-batch's part of the mean entropy over all tokens of its optimizer step, in nats.
+
+    The parts of all micro-batches and processes average to `mean_entropy` with norm "token" of the whole step.
+    """
+    assert policy.tokens_per_microbatch is not None  # `check_steps_inside_rollouts` refuses the only case
+    tokens = policy.mask.sum() / policy.tokens_per_microbatch.clamp(min=1)
+    return mean_entropy(policy.entropies, policy.mask, norm="token") * tokens
+
+
+def check_steps_inside_rollouts(config: EntropyGRPOConfig, what: str) -> None:
+    """Raise `ValueError` if an optimizer step may span several rollouts, so that its tokens are not known at once."""
+    assert config.steps_per_generation is not None  # set by TRL
+    if config.steps_per_generation % config.gradient_accumulation_steps:
+        raise ValueError(
+            f"{what} needs every optimizer step to lie inside one rollout: steps_per_generation "
+            f"({config.steps_per_generation}) must be a multiple of gradient_accumulation_steps "
+            f"({config.gradient_accumulation_steps})."
+        )
 
 
 @dataclass
@@ -88,6 +115,10 @@ class TwoStageConfig(EntropyGRPOConfig):
             "0.8 if `switch_step` is not given either."
         },
     )
+    entropy_order: EntropyOrder = field(
+        default="max_then_min",
+        metadata={"help": "Raise entropy first and lower it later, or the other way round ('min_then_max')."},
+    )
     entropy_norm: EntropyNorm = field(
         default="sequence",
         metadata={
@@ -102,6 +133,9 @@ class TwoStageConfig(EntropyGRPOConfig):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a finite number >= 0, got {value}.")
+        for name, choices in (("entropy_order", get_args(EntropyOrder)), ("entropy_norm", get_args(EntropyNorm))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.switch_step is not None and self.switch_fraction is not None:
             raise ValueError(
                 f"Give switch_step or switch_fraction, not both (got {self.switch_step} and {self.switch_fraction})."
@@ -115,12 +149,8 @@ class TwoStageConfig(EntropyGRPOConfig):
                 "two_stage sets the entropy coefficient itself: leave entropy_coef at 0 and use_adaptive_entropy off "
                 f"(got {self.entropy_coef} and {self.use_adaptive_entropy})."
             )
-        if self.entropy_norm == "token" and self.steps_per_generation % self.gradient_accumulation_steps:
-            raise ValueError(
-                "entropy_norm='token' needs every optimizer step to lie inside one rollout: steps_per_generation "
-                f"({self.steps_per_generation}) must be a multiple of gradient_accumulation_steps "
-                f"({self.gradient_accumulation_steps})."
-            )
+        if self.entropy_norm == "token":
+            check_steps_inside_rollouts(self, "entropy_norm='token'")
 
     def switch_at(self, total_steps: int) -> int:
         """Last step of stage 1 in a run of `total_steps` optimizer steps."""
@@ -147,12 +177,14 @@ class TwoStageTrainer(EntropyGRPOTrainer):
     def extra_loss(self, policy: Policy, rollout: Rollout) -> Tensor | float:
         step, switch_step = self.state.global_step + 1, self.args.switch_at(self.state.max_steps)
         coefficient = entropy_coefficient(
-            step, switch_step=switch_step, lambda_max=self.args.lambda_max, lambda_min=self.args.lambda_min
+            step,
+            switch_step=switch_step,
+            lambda_max=self.args.lambda_max,
+            lambda_min=self.args.lambda_min,
+            order=self.args.entropy_order,
         )
-        entropy = mean_entropy(policy.entropies, policy.mask, norm=self.args.entropy_norm)
-        if self.args.entropy_norm == "token":
-            assert policy.tokens_per_microbatch is not None  # the options refuse the only case
-            entropy = entropy * policy.mask.sum() / policy.tokens_per_microbatch.clamp(min=1)
+        by_token = self.args.entropy_norm == "token"
+        entropy = token_mean_entropy(policy) if by_token else mean_entropy(policy.entropies, policy.mask)
         self.log_scalar("two_stage/coefficient", coefficient)
         self.log_scalar("two_stage/stage", 1 if step <= switch_step else 2)
         self.log_scalar("two_stage/entropy", entropy)
