@@ -13,7 +13,7 @@ from vlm_entropy.rewards import find_box, to_original
 
 from .checkpoints import VLMCheckpoints
 
-BOX = "{box}"
+PLACES = ("{box}", "{point}")
 
 
 @dataclass
@@ -24,7 +24,7 @@ class SupervisedConfig(SFTConfig):
         default=None,
         metadata={
             "help": "Column with the text to train on; '{box}' in it becomes the row's box in the model's "
-            "coordinates. Required."
+            "coordinates, and '{point}' its middle. Required."
         },
     )
     max_length: int | None = field(
@@ -61,22 +61,26 @@ class SupervisedTrainer(VLMCheckpoints, SFTTrainer):
 
 
 def response_text(row: Row, example: dict, *, family: Family, response_column: str) -> str:
-    """The response of a row with `{box}` replaced by its gold box as the model would write it.
+    """The response of a row, with `{box}` its gold box as the model would write it and `{point}` the box's middle.
 
     >>> # columns: {"response": "<think>top left</think><answer>{box}</answer>"}, answer: "[0, 0, 14, 28]"
     >>> # "<think>top left</think><answer>[0, 0, 14, 28]</answer>"
 
     Raises:
-        ValueError: for a row without the column, or with `{box}` in it and no box as its answer.
+        ValueError: for a row without the column, or with a place in it and no box as its answer.
     """
     text = row.columns.get(response_column)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{row.source}: column {response_column!r} holds no response to train on, but {text!r}.")
-    if BOX not in text:
+    places = [place for place in PLACES if place in text]
+    if not places:
         return text
     gold = find_box(row.answer)
     if gold is None or example["image_size"] is None:
-        raise ValueError(f"{row.source}: the response has {BOX}, but the answer {row.answer!r} is no box on an image.")
+        raise ValueError(
+            f"{row.source}: the response has {places[0]}, but the answer {row.answer!r} is no box on an image."
+        )
     sizes = {"image_size": tuple(example["image_size"]), "input_size": tuple(example["input_size"])}
-    box = family.from_original(to_original(gold, example["solution_space"], **sizes), **sizes)
-    return text.replace(BOX, str([round(side) for side in box]))
+    x1, y1, x2, y2 = family.from_original(to_original(gold, example["solution_space"], **sizes), **sizes)
+    text = text.replace("{box}", str([round(side) for side in (x1, y1, x2, y2)]))
+    return text.replace("{point}", str([round((x1 + x2) / 2), round((y1 + y2) / 2)]))
