@@ -1,10 +1,11 @@
-"""The IoU reward: hand-worked scores, what cannot be judged, and what is logged."""
+"""The IoU and GIoU rewards: hand-worked scores, what cannot be judged, and what is logged."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_entropy.rewards import iou_reward
+from vlm_entropy.rewards.grounding import giou_reward, iou_reward
+from vlm_entropy.rewards.judging import KINDS
 
 RIGHT = "<think>left</think><answer>[0, 0, 10, 10]</answer>"
 GOLD = "[0, 0, 10, 10]"
@@ -97,6 +98,15 @@ def test_a_box_that_leaves_the_image_is_counted_and_scored_by_its_overlap():
     assert logged["iou_reward/out_of_image"] == 1.0
 
 
+@pytest.mark.parametrize("box", ["[-1, 0, 9, 9]", "[0, -1, 9, 9]", "[0, 0, 21, 9]", "[0, 0, 9, 11]", "[21, 0, 9, 9]"])
+def test_a_box_leaves_the_image_on_any_side(box):
+    logged = {}
+    iou_reward([f"<answer>{box}</answer>"], ["[0, 0, 9, 9]"], [(20, 10)], log_metric=logged.__setitem__)
+    assert logged["iou_reward/out_of_image"] == 1.0
+    iou_reward(["<answer>[0, 0, 20, 10]</answer>"], ["[0, 0, 9, 9]"], [(20, 10)], log_metric=logged.__setitem__)
+    assert logged["iou_reward/out_of_image"] == 0.0
+
+
 def test_nothing_is_logged_when_nothing_could_be_judged():
     logged = {}
     assert iou_reward([RIGHT], ["no box"], [(20, 20)], log_metric=logged.__setitem__) == [None]
@@ -111,3 +121,37 @@ def test_the_metric_key_is_the_name_of_the_function():
 def test_any_completion_and_any_gold_give_a_number_in_range_or_none(text, solution):
     assert score(f"<answer>{text}</answer>") in {0.0, 1.0} or 0.0 <= score(f"<answer>{text}</answer>") <= 1.0
     assert score(RIGHT, solution=solution) is None or 0.0 <= score(RIGHT, solution=solution) <= 1.0
+
+
+def giou(text, solution=GOLD, image_size=(100, 50)):
+    return giou_reward([text], [solution], [image_size])[0]
+
+
+def test_the_giou_reward_by_hand():
+    assert giou(RIGHT) == 1.0
+    # side by side: no overlap, union 200, hull 200
+    assert giou("<answer>[10, 0, 20, 10]</answer>") == 0.0
+    # 20 apart: union 200, hull 40 x 10 = 400, 0 - 200 / 400
+    assert giou("<answer>[30, 0, 40, 10]</answer>") == -0.5
+    # half of it: 50 / 100, and the hull is the union
+    assert giou("<answer>[0, 0, 5, 10]</answer>") == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "[0, 0, 10, 10]", "<answer>cat</answer>", "<answer>[10, 10, 0, 0]</answer>"])
+def test_without_a_box_that_encloses_something_the_giou_reward_is_the_lowest(text):
+    assert giou(text) == -1.0 < giou("<answer>[90, 40, 99, 49]</answer>")
+
+
+def test_the_giou_reward_converts_spaces_logs_kinds_and_passes_over_what_cannot_be_judged():
+    logged = {}
+    texts = ["<answer>[0, 0, 100, 200]</answer>", "x", "<answer>x</answer>", RIGHT]
+    scores = giou_reward(
+        texts,
+        [GOLD] * 3 + ["x"],
+        [(100, 50)] * 4,
+        coordinate_space=["relative_1000"] * 4,
+        log_metric=logged.__setitem__,
+    )
+    assert scores == [pytest.approx(1.0, abs=1e-12), -1.0, -1.0, None]
+    assert logged == {f"giou_reward/{kind}": share for kind, share in zip(KINDS, (1 / 3, 1 / 3, 1 / 3, 0.0))}
+    assert giou(RIGHT, image_size=None) is None
