@@ -1,12 +1,13 @@
 """Referring expressions over coloured shapes: the smallest task in which a model must look before it answers."""
 
-import json
 import random
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+
+from .tasks import MAX_DRAWS, check_rows, conversation, distinct, empty_folder, write_split
 
 Box = tuple[int, int, int, int]
 
@@ -15,7 +16,6 @@ SHAPES = ("square", "circle", "triangle")
 ROWS_OF_IMAGE = ("top", "middle", "bottom")
 COLUMNS_OF_IMAGE = ("left", "centre", "right")
 BACKGROUND = (255, 255, 255)
-MAX_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -98,63 +98,20 @@ def scene_row(scene: Scene, *, image: str, row_id: int, image_size: int, grid: i
     return {
         "id": row_id,
         "image": image,
-        "conversations": [
-            {"from": "human", "value": f"<image>Find the {target.colour} {target.kind}."},
-            {"from": "gpt", "value": str(box)},
-        ],
+        "conversations": conversation(f"Find the {target.colour} {target.kind}.", str(box)),
         "response": f"<think>{region(target.cells, grid)}</think><answer>{{box}}</answer>",
     }
 
 
-def distinct_scenes(rng: random.Random, count: int, *, grid: int, objects: int) -> list[Scene]:
-    """`count` scenes, no two alike.
-
-    Raises:
-        ValueError: if the grid does not hold that many different scenes.
-    """
-    scenes: dict[Scene, None] = {}
-    for _ in range(count):
-        fresh = (draw_scene(rng, grid=grid, objects=objects) for _ in range(MAX_DRAWS))
-        scene = next((scene for scene in fresh if scene not in scenes), None)
-        if scene is None:
-            raise ValueError(f"found only {len(scenes)} different scenes of {count}: use a finer grid or more objects")
-        scenes[scene] = None
-    return list(scenes)
-
-
 def check_arguments(*, rows: int, held_out: int, image_size: int, grid: int, objects: int) -> None:
     """Raise ValueError, naming the value, for a task that cannot be drawn."""
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
-    if held_out < 0:
-        raise ValueError(f"held_out must be at least 0, got {held_out}")
+    check_rows(rows, held_out)
     if grid < 2:
         raise ValueError(f"grid must be at least 2, got {grid}")
     if image_size < grid or image_size % grid:
         raise ValueError(f"image_size must be a multiple of grid {grid}, got {image_size}")
     if not 1 <= objects <= len(COLOURS) * len(SHAPES):
         raise ValueError(f"objects must be between 1 and {len(COLOURS) * len(SHAPES)}, got {objects}")
-
-
-def empty_folder(out_dir: str | Path) -> Path:
-    """Create `out_dir` and its `images`; an existing folder must be empty, so that no old row is mixed in."""
-    folder = Path(out_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"out_dir must be a new or an empty folder, got {folder}")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def write_split(folder: Path, split: str, scenes: list[Scene], *, image_size: int, grid: int) -> Path:
-    """Write the images and the JSONL file of one split; return the path of the latter."""
-    path = folder / f"{split}.jsonl"
-    with path.open("w", encoding="utf-8", newline="\n") as lines:
-        for row_id, scene in enumerate(scenes):
-            name = f"{split}-{row_id:06d}.png"
-            render(scene, image_size=image_size, grid=grid).save(folder / "images" / name)
-            row = scene_row(scene, image=name, row_id=row_id, image_size=image_size, grid=grid)
-            lines.write(json.dumps(row) + "\n")
-    return path
 
 
 def make_shapes(
@@ -189,8 +146,21 @@ def make_shapes(
     """
     held_out = rows // 4 if held_out is None else held_out
     check_arguments(rows=rows, held_out=held_out, image_size=image_size, grid=grid, objects=objects)
-    scenes = distinct_scenes(random.Random(seed), rows + held_out, grid=grid, objects=objects)
-    folder = empty_folder(out_dir)
     sizes = {"image_size": image_size, "grid": grid}
-    train = write_split(folder, "train", scenes[:rows], **sizes)
-    return train, write_split(folder, "heldout", scenes[rows:], **sizes)
+    rng = random.Random(seed)
+    scenes = distinct(
+        lambda _: draw_scene(rng, grid=grid, objects=objects),
+        rows + held_out,
+        key=lambda scene: scene,
+        advice="use a finer grid or more objects",
+    )
+    folder = empty_folder(out_dir)
+
+    def paint(scene: Scene) -> Image.Image:
+        return render(scene, **sizes)
+
+    def to_row(scene: Scene, image: str, row_id: int) -> dict[str, object]:
+        return scene_row(scene, image=image, row_id=row_id, **sizes)
+
+    train = write_split(folder, "train", scenes[:rows], render=paint, to_row=to_row)
+    return train, write_split(folder, "heldout", scenes[rows:], render=paint, to_row=to_row)
