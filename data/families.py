@@ -21,6 +21,8 @@ class Family:
     """Coordinate space of the boxes it answers with, one of `rewards.geometry.SPACES`."""
     answer: str
     """The form of its box answers, in words."""
+    vision_module: str
+    """Part of a parameter's name that says it belongs to the vision tower."""
     image_frame_tokens: int = 0
     """Tokens per image that the processor adds around the image tokens, and that its chat template does not hold."""
 
@@ -91,10 +93,10 @@ _BOX = "[x1, y1, x2, y2] in "
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        QwenFamily("qwen2_vl", "relative_1000", _BOX + "thousandths of the width and height"),
-        QwenFamily("qwen2_5_vl", "absolute_resized", _BOX + "pixels of the resized image"),
-        QwenFamily("qwen3_vl", "relative_1000", _BOX + "thousandths of the width and height"),
-        InternVLFamily("internvl", "relative_1000", _BOX + "thousandths of the width and height", 2),
+        QwenFamily("qwen2_vl", "relative_1000", _BOX + "thousandths of the width and height", "visual."),
+        QwenFamily("qwen2_5_vl", "absolute_resized", _BOX + "pixels of the resized image", "visual."),
+        QwenFamily("qwen3_vl", "relative_1000", _BOX + "thousandths of the width and height", "visual."),
+        InternVLFamily("internvl", "relative_1000", _BOX + "thousandths of the width and height", "vision_tower.", 2),
     )
 }
 

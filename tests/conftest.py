@@ -10,7 +10,7 @@ import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must com
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, TrainingArguments
 
 from vlm_entropy.data.shapes import make_shapes
 from vlm_entropy.data.tiny import build_tiny_vlm
@@ -35,3 +35,9 @@ def shapes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
     make_shapes(folder, rows=32, seed=0, held_out=8)
     return folder
+
+
+@pytest.fixture
+def eight_processes(monkeypatch):
+    """Options see eight processes, for which the batch sizes of papers and scripts are made."""
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 8))

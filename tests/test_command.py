@@ -71,7 +71,7 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
     [
         (
             {"method": "two_stages"},
-            "Unknown method 'two_stages'; the methods are calibrl, ecvgpo, grpo, noisy_rollout, saei, sft, two_stage.",
+            "Unknown method 'two_stages'; the methods are adaptive_entropy_bonus, calibrl,",
         ),
         ({"reward_funcs": "iou fomat"}, "Unknown reward 'fomat'"),
         ({"reward_funcs": "nowhere:reward"}, "Cannot import the reward 'nowhere:reward'"),

@@ -19,9 +19,11 @@ from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
 from vlm_entropy.rewards import REWARDS, get_rewards
 
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
+from .freezing import freeze_vision
 from .methods import Method
 from .metrics import MetricsWriter
 from .sft import SupervisedConfig
+from .table import methods_table
 
 
 @dataclass
@@ -33,12 +35,19 @@ class Run:
     model: ModelConfig
     processor: ProcessorMixin
     dataset: Dataset
+    eval_dataset: Dataset | None
     rewards: list[Callable]
+    frozen_module: str | None
+    """Part of the names of parameters that are not trained."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--list_methods" in argv:
+        print(methods_table())
+        return
     try:
-        run = prepare(sys.argv[1:] if argv is None else argv)
+        run = prepare(argv)
     except (ValueError, OSError) as error:
         raise SystemExit(f"vlm-entropy-train: {error}") from None
     train(run)
@@ -62,7 +71,31 @@ def prepare(argv: Sequence[str]) -> Run:
     check_rewards(rewards, dataset)
     names = [get_callable_name(reward) for reward in rewards]
     dataset = config.prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=names)
-    return Run(method, config, model, processor, dataset, rewards)
+    dataset, eval_dataset = split_dataset(dataset, config, share=arguments.val_split_ratio)
+    frozen = family.vision_module if arguments.freeze_vision_modules else None
+    return Run(method, config, model, processor, dataset, eval_dataset, rewards, frozen)
+
+
+def split_dataset(dataset: Dataset, config: Any, *, share: float) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on, and those held out; the same on every process.
+
+    Raises:
+        ValueError: for a share outside [0, 1), or evaluation during training without held-out rows.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"val_split_ratio must lie in [0, 1), got {share}.")
+    count = round(share * len(dataset))
+    if config.eval_strategy != "no" and count == 0:
+        raise ValueError(
+            f"--eval_strategy {config.eval_strategy.value} needs rows to evaluate on: --val_split_ratio {share} of "
+            f"{len(dataset)} rows is none."
+        )
+    if count == 0:
+        return dataset, None
+    parts = dataset.train_test_split(
+        test_size=count, seed=config.seed if config.data_seed is None else config.data_seed
+    )
+    return parts["train"], parts["test"]
 
 
 def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMixin]:
@@ -156,15 +189,19 @@ def train(run: Run) -> None:
 
 def make_trainer(run: Run) -> Trainer:
     kwargs = {"reward_funcs": run.rewards} if run.rewards else {}
-    return run.method.trainer(
+    trainer = run.method.trainer(
         model=run.model.model_name_or_path,
         args=run.config,
         train_dataset=run.dataset,
+        eval_dataset=run.eval_dataset,
         processing_class=run.processor,
         peft_config=get_peft_config(run.model),
         quantization_config=get_quantization_config(run.model),
         **kwargs,
     )
+    if run.frozen_module is not None:
+        freeze_vision(trainer.model, run.frozen_module)
+    return trainer
 
 
 def checkpoint_to_resume(config: Any) -> str | None:

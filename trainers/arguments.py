@@ -2,13 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import yaml
+from accelerate import PartialState
 from trl import ModelConfig, TrlParser
 
-from .methods import METHODS, Method, get_method
+from .methods import METHODS, PRESETS, Method, get_method, preset_options
+from .vlm_r1 import VlmR1Arguments, notices
 
 
 @dataclass
@@ -24,11 +26,32 @@ class RunArguments:
     )
     method: str = field(
         default="grpo",
-        metadata={"help": f"Training method: {', '.join(METHODS)}; 'a+b' combines GRPO methods."},
+        metadata={
+            "help": f"Training method: {', '.join([*METHODS, *PRESETS])}; 'a+b' combines GRPO methods. --list_methods "
+            "says what each one does."
+        },
     )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["iou", "format"],
         metadata={"help": "Rewards, summed with --reward_weights: names of ours or 'module:function' of your own."},
+    )
+    reward_compat: Literal["fixed", "vlm_r1"] = field(
+        default="fixed",
+        metadata={
+            "help": "Rules of the rewards that VLM-R1 has too: right ones ('fixed'), or VLM-R1's where they do no "
+            "harm; rewards/README.md lists each difference."
+        },
+    )
+    reward_method: str | None = field(
+        default=None,
+        metadata={
+            "help": "VLM-R1's variant of the 'accuracy' reward for each data file, joined by ':'. A row's own "
+            "accu_reward_method wins."
+        },
+    )
+    is_reward_customized_from_vlm_module: bool = field(
+        default=False,
+        metadata={"help": "VLM-R1's: with --task_type rec, 'accuracy' means the IoU and 'format' that of a box."},
     )
     task_type: str = field(
         default="default",
@@ -55,10 +78,30 @@ class RunArguments:
         default=None,
         metadata={"help": "InternVL: most tiles an image is cut into; less is faster (default: model's)."},
     )
+    freeze_vision_modules: bool = field(
+        default=False,
+        metadata={
+            "help": "Train without the vision tower, adapters in it included; less memory. Qwen's tower ends in its "
+            "projector, InternVL's projector is trained on."
+        },
+    )
+    val_split_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the rows held out for evaluation during training, 0 to 1, drawn by --data_seed (or "
+            "--seed), the same on every process. Evaluation itself is --eval_strategy."
+        },
+    )
     skip_bad_rows: bool = field(
         default=False,
         metadata={
             "help": "Train without rows that cannot be used, listing them in bad_rows.jsonl, instead of stopping."
+        },
+    )
+    left_to_user: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Options that have to be given as flags: a preset names those that its paper does not state."
         },
     )
 
@@ -69,12 +112,24 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Method, RunArguments, Any, Mod
     Raises:
         ValueError: for an unknown method, a missing model, and whatever the option classes refuse.
     """
-    method = get_method(_method_name(argv))
-    options: tuple[Any, ...] = (RunArguments, method.config, ModelConfig)
+    name = _method_name(argv)
+    method = get_method(name)
+    options: tuple[Any, ...] = (RunArguments, method.config, ModelConfig, VlmR1Arguments)
     parser = TrlParser(options, prog="python -m vlm_entropy.trainers")
-    run, config, model = parser.parse_args_and_config(list(argv))
+    parser.set_defaults_with_config(**preset_options(name))
+    run, config, model, vlm_r1 = parser.parse_args_and_config(list(argv))
+    flags = {part.partition("=")[0].lstrip("-").replace("-", "_") for part in argv if part.startswith("--")}
+    missing = [option for option in run.left_to_user if option not in flags]
+    if missing:
+        raise ValueError(f"The paper does not state {', '.join(missing)}: give --{' ... --'.join(missing)} ....")
     if model.model_name_or_path is None:
         raise ValueError("--model_name_or_path is missing: a folder with a checkpoint, or its name on the hub.")
+    model.dtype = vlm_r1.torch_dtype or model.dtype
+    groups = (run, config, model, vlm_r1)
+    defaults = {option.name: option.default for group in groups for option in fields(group)}
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    for sentence in notices(flags, defaults, values):
+        PartialState().print(sentence)
     return method, run, config, model
 
 

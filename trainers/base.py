@@ -95,7 +95,8 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
 
     Departures from TRL, invisible in the loss of a given batch: the placeholder tokens of images and videos are never
     sampled (one in a completion stops the next forward), a batch may mix rows with and without images, and a resumed
-    run gets its weights back and sees the data in the order of the uninterrupted one.
+    run gets its weights back and sees the data in the order of the uninterrupted one. Metrics that VLM-R1 has under
+    another name are logged under both.
     """
 
     args: EntropyGRPOConfig
@@ -266,6 +267,13 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             value = self.accelerator.gather(value.detach().float().reshape(1)).mean().item()
         self._metrics["train"][name].append(value)
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, values in list(metrics.items()):
+            if alias := vlm_r1_metric(name):
+                metrics[alias] = list(values)
+        super().log(logs, *args, **kwargs)
+
     def _get_train_sampler(self, dataset=None) -> Sampler:
         return _EpochSampler(super()._get_train_sampler(dataset), completed_epochs=lambda: int(self.state.epoch or 0))
 
@@ -392,6 +400,13 @@ def vision_token_ids(config: Any) -> set[int]:
     """Ids of the tokens that stand for an image or video in a prompt and mean nothing in a completion."""
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return {getattr(config, name) for name in names if getattr(config, name, None) is not None}
+
+
+def vlm_r1_metric(name: str) -> str | None:
+    """What VLM-R1 calls a metric of TRL's, where its name is another one."""
+    if name.startswith("rewards/") and name.endswith("/mean"):
+        return name.removesuffix("/mean")
+    return {"completions/mean_length": "completion_length", "clip_ratio/region_mean": "clip_ratio"}.get(name)
 
 
 def _completion_mask(rollout: Rollout) -> Tensor:

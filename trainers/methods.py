@@ -1,4 +1,4 @@
-"""The methods by name, and how several become one."""
+"""The methods and baselines by name, and how several become one."""
 
 import functools
 from dataclasses import dataclass
@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
 from .calibrl import CalibrlConfig, CalibrlTrainer
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer
+from .entropy_advantage import EntropyAdvantageConfig, EntropyAdvantageTrainer
+from .entropy_minimisation import EntropyMinimisationConfig, EntropyMinimisationTrainer
+from .entropy_reward import EntropyRewardConfig, EntropyRewardTrainer
+from .intuitor import IntuitorConfig, IntuitorTrainer
+from .label_entropy import LabelEntropyConfig, LabelEntropyTrainer
 from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
 from .saei import SaeiConfig, SaeiTrainer
 from .sft import SupervisedConfig, SupervisedTrainer
@@ -14,22 +19,182 @@ from .two_stage import TwoStageConfig, TwoStageTrainer
 
 
 class Method(NamedTuple):
-    """A trainer and the dataclass of its options."""
+    """A trainer, the dataclass of its options, and what to say of it in a table."""
 
     trainer: Any
     config: Any
+    source: str
+    changes: str
+    """What it changes in GRPO: data, sampling, reward, advantage or loss, and how."""
+    extra_passes: str = "none"
+    """Passes through the model beyond GRPO's."""
+
+
+class Preset(NamedTuple):
+    """A baseline that is another method with other defaults; options that are given win over them."""
+
+    method: str
+    options: dict[str, Any]
+    source: str
+    changes: str
 
 
 METHODS: dict[str, Method] = {
-    "calibrl": Method(CalibrlTrainer, CalibrlConfig),
-    "ecvgpo": Method(EcvgpoTrainer, EcvgpoConfig),
-    "grpo": Method(EntropyGRPOTrainer, EntropyGRPOConfig),
-    "noisy_rollout": Method(NoisyRolloutTrainer, NoisyRolloutConfig),
-    "saei": Method(SaeiTrainer, SaeiConfig),
-    "sft": Method(SupervisedTrainer, SupervisedConfig),
-    "two_stage": Method(TwoStageTrainer, TwoStageConfig),
+    "grpo": Method(EntropyGRPOTrainer, EntropyGRPOConfig, "arXiv 2402.03300, section 4.1", "nothing"),
+    "two_stage": Method(
+        TwoStageTrainer,
+        TwoStageConfig,
+        "arXiv 2511.07738, Algorithm 1",
+        "loss: - c(τ) · H̄, c = +λ_max up to the switch and -λ_min after it",
+    ),
+    "ecvgpo": Method(
+        EcvgpoTrainer,
+        EcvgpoConfig,
+        "arXiv 2512.06726, Eq. 17",
+        "advantage of positive samples: max(A / l0, A - S / r0), S the token's self-information",
+    ),
+    "calibrl": Method(
+        CalibrlTrainer,
+        CalibrlConfig,
+        "arXiv 2602.20197, Eqs. 8 and 9",
+        "loss: + λ · |A| · LeakyReLU(-s · Δ), Δ the log-prob gap to an expert's response",
+        "one forward of each prompt's expert",
+    ),
+    "saei": Method(
+        SaeiTrainer,
+        SaeiConfig,
+        "arXiv 2512.10414",
+        "sampling: part of each group from images attacked to raise entropy",
+        "one forward and backward of the clean part",
+    ),
+    "noisy_rollout": Method(
+        NoisyRolloutTrainer,
+        NoisyRolloutConfig,
+        "arXiv 2504.13055",
+        "sampling: part of each group from images with random noise",
+    ),
+    "entropy_advantage": Method(
+        EntropyAdvantageTrainer,
+        EntropyAdvantageConfig,
+        "arXiv 2506.14758",
+        "advantage: + min(α · H, |A| / κ) on each token",
+    ),
+    "entropy_reward": Method(
+        EntropyRewardTrainer,
+        EntropyRewardConfig,
+        "arXiv 2512.06726, Table 3 (our reading)",
+        "reward: + c · mean token entropy of the response",
+        "one forward of the rollout",
+    ),
+    "label_entropy": Method(
+        LabelEntropyTrainer,
+        LabelEntropyConfig,
+        "arXiv 2511.07738, ablation",
+        "loss: - c_i · H̄_i, its sign by whether the label is wrong (column is_noisy)",
+    ),
+    "intuitor": Method(
+        IntuitorTrainer,
+        IntuitorConfig,
+        "arXiv 2505.19590",
+        "reward: the response's mean self-certainty KL(U ‖ p), in place of all others",
+        "one forward of the rollout",
+    ),
+    "entropy_minimisation": Method(
+        EntropyMinimisationTrainer,
+        EntropyMinimisationConfig,
+        "arXiv 2505.20282",
+        "loss: mean token entropy, in place of the policy loss; no reward",
+    ),
+    "sft": Method(
+        SupervisedTrainer, SupervisedConfig, "", "supervised learning on a column of the data, for a warm start"
+    ),
 }
 
+PRESETS: dict[str, Preset] = {
+    "vlm_r1": Preset(
+        "grpo",
+        {
+            "beta": 0.04,
+            "loss_type": "grpo",
+            "max_completion_length": 256,
+            "top_k": 50,
+            "gradient_checkpointing": False,
+        },
+        "VLM-R1, its effective defaults",
+        "loss: mean over responses of the mean over tokens, KL term",
+    ),
+    "grpo_12": Preset(
+        "grpo", {"num_generations": 12}, "arXiv 2512.10414", "sampling: GRPO at the rollouts of SaEI, all clean"
+    ),
+    "dr_grpo": Preset(
+        "grpo",
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        "arXiv 2503.20783",
+        "loss: sum over tokens / longest length; advantage: not divided by the std",
+    ),
+    "gspo": Preset(
+        "grpo",
+        {
+            "importance_sampling_level": "sequence",
+            "loss_type": "grpo",
+            "epsilon": 3e-4,
+            "epsilon_high": 4e-4,
+            "steps_per_generation": 4,
+        },
+        "arXiv 2507.18071, section 5.1",
+        "loss: one importance ratio per response",
+    ),
+    "entropy_bonus": Preset(
+        "grpo", {"entropy_coef": 0.01}, "arXiv 2602.20197, Table 6", "loss: - 0.01 · mean token entropy (TRL's)"
+    ),
+    "adaptive_entropy_bonus": Preset(
+        "grpo",
+        {"use_adaptive_entropy": True},
+        "arXiv 2505.22312",
+        "loss: an entropy bonus that holds entropy_target (TRL's)",
+    ),
+    "top_entropy_tokens": Preset(
+        "grpo", {"top_entropy_quantile": 0.2}, "arXiv 2506.01939", "loss: only the 20 % most uncertain tokens (TRL's)"
+    ),
+    "entropy_max": Preset(
+        "two_stage", {"switch_fraction": 1.0}, "arXiv 2511.07738, GRPO w. Max", "loss: stage 1 throughout"
+    ),
+    "entropy_min": Preset(
+        "two_stage", {"switch_fraction": 0.0}, "arXiv 2511.07738, GRPO w. Min", "loss: stage 2 throughout"
+    ),
+    "min_then_max": Preset(
+        "two_stage",
+        {"entropy_order": "min_then_max"},
+        "arXiv 2511.07738, ablation",
+        "loss: the two stages in the other order",
+    ),
+    "lf_max_lt_min": Preset(
+        "label_entropy",
+        {"raise_on": "false"},
+        "arXiv 2511.07738, ablation",
+        "loss: entropy up on wrong labels, down on right ones",
+    ),
+    "lf_min_lt_max": Preset(
+        "label_entropy",
+        {"raise_on": "true"},
+        "arXiv 2511.07738, ablation",
+        "loss: entropy down on wrong labels, up on right ones",
+    ),
+    "ttrl": Preset(
+        "grpo",
+        {"reward_funcs": ["majority_box"]},
+        "arXiv 2504.16084",
+        "reward: agreement with the group's majority answer; majority_text and majority_point for other answers",
+    ),
+    "empo": Preset(
+        "grpo",
+        {"reward_funcs": ["empo_box"]},
+        "arXiv 2504.05812",
+        "reward: share of the group that gives the same answer; empo_text and empo_point for other answers",
+    ),
+    "random_reward": Preset("grpo", {"reward_funcs": ["random"]}, "arXiv 2506.10947", "reward: a fair coin"),
+    "format_only": Preset("grpo", {"reward_funcs": ["format"]}, "arXiv 2506.10947", "reward: the format alone"),
+}
 
 ONE_OWNER = {
     "sample": "how a group is sampled",
@@ -39,35 +204,73 @@ ONE_OWNER = {
 """Hooks that at most one part of a combination may override."""
 
 
-@functools.cache
-def get_method(name: str) -> Method:
-    """The method called `name`; "a+b" is a trainer with the hooks of both and the options of both.
+def split_name(name: str) -> list[str]:
+    """The parts of "a+b".
 
     Raises:
-        ValueError: for a name that is not in `METHODS`, or a combination with a method that has no hooks.
+        ValueError: for a part that is neither a method nor a preset, or that stands there twice.
     """
     parts = name.split("+")
     for part in parts:
-        if part not in METHODS:
-            raise ValueError(f"Unknown method {part!r}; the methods are {', '.join(sorted(METHODS))}.")
-    if len(parts) == 1:
-        return METHODS[name]
-    methods = [METHODS[part] for part in parts]
-    if not all(issubclass(method.trainer, EntropyGRPOTrainer) for method in methods):
-        raise ValueError(f"Method {name!r} combines trainers of different kinds; only GRPO methods compose.")
+        if part not in METHODS and part not in PRESETS:
+            known = ", ".join(sorted([*METHODS, *PRESETS]))
+            raise ValueError(f"Unknown method {part!r}; the methods are {known}.")
     if len(set(parts)) < len(parts):
         raise ValueError(f"Method {name!r} names a method twice.")
+    return parts
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """Defaults that the presets among the parts of `name` set.
+
+    Raises:
+        ValueError: for two presets that set the same option to different values.
+    """
+    options: dict[str, Any] = {}
+    for part in split_name(name):
+        for option, value in PRESETS[part].options.items() if part in PRESETS else ():
+            if options.setdefault(option, value) != value:
+                raise ValueError(f"Method {name!r} sets {option} both to {options[option]!r} and to {value!r}.")
+    return options
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`; "a+b" is a trainer with the hooks of both and the options of both.
+
+    A preset counts as its method; its options are those of `preset_options`.
+
+    Raises:
+        ValueError: for an unknown name, or a combination that makes no sense.
+    """
+    parts = split_name(name)
+    methods = tuple(dict.fromkeys(PRESETS[part].method if part in PRESETS else part for part in parts))
+    return METHODS[methods[0]] if len(methods) == 1 else _combine(methods)
+
+
+@functools.cache
+def _combine(parts: tuple[str, ...]) -> Method:
+    name = "+".join(parts)
+    if not all(issubclass(METHODS[part].trainer, EntropyGRPOTrainer) for part in parts):
+        raise ValueError(f"Method {name!r} combines trainers of different kinds; only GRPO methods compose.")
     for hook, what in ONE_OWNER.items():
         plain = getattr(EntropyGRPOTrainer, hook)
         owners = [part for part in parts if getattr(METHODS[part].trainer, hook) is not plain]
         if len(owners) > 1:
             raise ValueError(f"{' and '.join(owners)} both decide {what}; choose one.")
-    # The base comes last in a method resolution order, and contributes nothing that the others do not have.
-    methods = [method for method in methods if method.trainer is not EntropyGRPOTrainer]
+    # The base contributes nothing that the others do not have, and would have to come last.
+    methods = [METHODS[part] for part in parts if METHODS[part].trainer is not EntropyGRPOTrainer]
+    if len(methods) == 1:
+        return methods[0]
     label = "".join(method.trainer.__name__.removesuffix("Trainer") for method in methods)
     config: Any = dataclass(
         type(f"{label}Config", tuple(method.config for method in methods), {"__module__": __name__})
     )
     globals()[config.__name__] = config  # `Trainer` pickles its arguments, by the name of their class
     trainer = type(f"{label}Trainer", tuple(method.trainer for method in methods), {"config_class": config})
-    return Method(trainer, config)
+    return Method(
+        trainer,
+        config,
+        source="; ".join(method.source for method in methods),
+        changes="; ".join(method.changes for method in methods),
+        extra_passes="; ".join(method.extra_passes for method in methods),
+    )
