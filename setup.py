@@ -27,6 +27,7 @@ setup(
         "matplotlib>=3.10",
         "peft>=0.21.2,<1",
         "pillow>=11",
+        "pyyaml>=6",
         "qwen-vl-utils>=0.0.14,<0.1",
         "scipy>=1.14",
         "torch>=2.10",

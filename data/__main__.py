@@ -1,4 +1,7 @@
-"""`python -m vlm_entropy.data COMMAND --flag value ...`: make a synthetic task, build a tiny model to train on it."""
+"""`python -m vlm_entropy.data COMMAND --flag value ...`: make a task or a tiny model, convert or spoil a data set.
+
+A command is a dataclass of arguments and a function from it to the text to print, in `COMMANDS`.
+"""
 
 import os
 import sys
@@ -6,34 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from . import convert, make, noise_files
+
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 PROGRAM = "vlm-entropy-data"
-
-
-@dataclass
-class MakeArguments:
-    """Write a synthetic task: PNG images, `train.jsonl` and `heldout.jsonl` in VLM-R1's format."""
-
-    task: Literal["shapes"] = field(
-        metadata={"help": "Which task: `shapes` asks for the box of a coloured shape among others."}
-    )
-    rows: int = field(metadata={"help": "Training rows, at least 1; more make the training set harder to memorise."})
-    out: str = field(metadata={"help": "New or empty folder to write to."})
-    seed: int = field(default=0, metadata={"help": "Seed of the scenes; the same flags write the same bytes."})
-    held_out: int | None = field(
-        default=None,
-        metadata={"help": "Held-out rows, at least 0; more make the evaluation less noisy. Default: rows // 4."},
-    )
-    image_size: int = field(
-        default=32, metadata={"help": "Side of the square images in pixels, a multiple of `grid`; larger is slower."}
-    )
-    grid: int = field(
-        default=8, metadata={"help": "Cells along a side; boxes lie on cell edges, so a finer grid is a harder task."}
-    )
-    objects: int = field(
-        default=2, metadata={"help": "Shapes in each image, 1 to 12; more distractors make the task harder."}
-    )
 
 
 @dataclass
@@ -64,16 +44,6 @@ class BuildArguments:
     )
 
 
-def make(arguments: MakeArguments) -> str:
-    """Write the task that `arguments` describe; return the line to print."""
-    from .shapes import make_shapes
-
-    options = dict(vars(arguments))
-    del options["task"]
-    paths = make_shapes(options.pop("out"), **options)
-    return "\n".join(f"wrote {path}: {sum(1 for _ in path.open())} rows" for path in paths)
-
-
 def build(arguments: BuildArguments) -> str:
     """Build the model that `arguments` describe; return the line to print."""
     from .tiny import build_tiny_vlm
@@ -84,8 +54,10 @@ def build(arguments: BuildArguments) -> str:
 
 
 COMMANDS: dict[str, tuple[Any, Callable[[Any], str]]] = {
-    "make": (MakeArguments, make),
+    "make": (make.MakeArguments, make.run),
     "build": (BuildArguments, build),
+    "convert": (convert.ConvertArguments, convert.run),
+    "noise": (noise_files.NoiseArguments, noise_files.run),
 }
 
 
@@ -102,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         parser = TrlParser(arguments_class, prog=f"{PROGRAM} {command}")
         (arguments,) = parser.parse_args_and_config(argv[1:])
         print(run(arguments))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"{PROGRAM}: {error}") from None
 
 

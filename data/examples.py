@@ -32,8 +32,10 @@ TRL_ARGUMENTS = (
     "log_extra",
     "log_metric",
     "environments",
+    "group",
+    "group_size",
 )
-"""Names that TRL itself passes to every reward."""
+"""Names that TRL and our trainers pass to every reward."""
 
 
 def to_example(

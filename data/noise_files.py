@@ -1,4 +1,4 @@
-"""Label noise for a file of VLM-R1's JSON Lines: one pass to know the answers, one to write."""
+"""Label noise for a file, `python -m vlm_entropy.data noise`: one pass to know the answers, one to write."""
 
 import json
 import os
@@ -20,6 +20,27 @@ Kind = Literal["box", "point", "class", "number", "preference"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_EXAMPLES = 3
 _BRACKETS = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
+
+
+@dataclass
+class NoiseArguments:
+    """Make a share of the answers of a file wrong, once and for all, and say in `is_noisy` which ones."""
+
+    data: str = field(metadata={"help": "Clean JSON Lines file in VLM-R1's format."})
+    out: str = field(metadata={"help": "New file to write."})
+    kind: Literal["box", "point", "class", "number", "preference"] = field(
+        metadata={"help": "What the answers are. Boxes and points have to be pixels of the image files."}
+    )
+    ratio: float = field(
+        metadata={"help": "Share of wrong answers, 0 to 1. A larger one keeps the wrong answers of a smaller one."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the choice of rows and of the wrong answers."})
+    image_folder: str = field(
+        default="", metadata={"help": "box, point: folder that the image paths start from; '' for none."}
+    )
+    box_column: str | None = field(
+        default=None, metadata={"help": "point: column with the gold box that wrong points lie outside of."}
+    )
 
 
 @dataclass
@@ -260,3 +281,9 @@ def _make_wrong(
     summary.overlaps += overlaps
     if len(summary.examples) < MAX_EXAMPLES:
         summary.examples.append(f"{source}: {answer} -> {wrong}")
+
+
+def run(arguments: NoiseArguments) -> str:
+    """Write the file that `arguments` describe; return the lines to print."""
+    options = dict(vars(arguments))
+    return str(add_noise(options.pop("data"), options.pop("out"), **options))

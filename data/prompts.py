@@ -32,8 +32,8 @@ TEMPLATES: dict[str, str] = {
         "click."
     ),
 }
-"""VLM-R1's: default, rec, ic and odLength, and gui and gui_defect, which are the default there too. think_answer: CalibRL
-(arXiv 2602.20197, Table 9). think_boxed and gui_action: our words for the answers of NoisyRollout and UI-R1. plain: the
+"""VLM-R1's: default, rec, ic and odLength; gui and gui_defect are the default there too. think_answer: CalibRL's
+(arXiv 2602.20197, Table 9). think_boxed and gui_action: our words for what NoisyRollout and UI-R1 ask. plain: the
 question holds everything."""
 
 

@@ -1,9 +1,10 @@
-"""From files to rows: VLM-R1's JSON Lines format, every image opened and decoded once before a run starts.
+"""From files to rows: VLM-R1's records, every image checked once before a run starts.
 
-A line:  {"id": 7, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>Where is the cat?"},
+A record:  {"id": 7, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>Where is the cat?"},
                                                        {"from": "gpt", "value": "<answer>[10, 20, 30, 40]</answer>"}]}
 `image` is a path, a list of paths, or absent for a row of text. Turns from "system" are passed over; the first other
 turn is the question, the second the answer, later ones are dropped. All other columns are kept for the rewards.
+VLM-R1's older {"image": "a.jpg", "problem": "Where is the cat?", "solution": [10, 20, 30, 40]} is the same row.
 """
 
 import json
@@ -11,16 +12,17 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from PIL import ExifTags, Image
-
 from vlm_entropy.rewards.geometry import Size
 
-MAX_ASPECT_RATIO = 200  # Qwen's image processor refuses images beyond it
-_SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+from .files import RowError, read_items
+from .image_files import image_size
+
+REWARD_METHOD = "accu_reward_method"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Row:
     """One usable row. `image_sizes` are (width, height) in pixels, upright as the EXIF orientation says."""
 
     source: str
-    """Where it comes from, "path/file.jsonl:12", lines counted from 1."""
+    """Where it comes from, "path/file.jsonl:12", lines (of an array: items) counted from 1."""
     images: tuple[str, ...]
     """Paths with their folder; empty for a row of text."""
     image_sizes: tuple[Size, ...]
@@ -48,33 +50,15 @@ class BadRow:
     reason: str
 
 
-class RowError(ValueError):
-    """The reason why one row cannot be used."""
-
-
-def _pair_files_with_folders(data_file_paths: str, image_folders: str | None) -> list[tuple[str, str]]:
-    files = data_file_paths.split(":")
-    folders = [""] * len(files) if image_folders is None else image_folders.split(":")
-    if len(files) != len(folders):
+def _split_by_file(joined: str | None, files: list[str], joined_files: str, what: str) -> list[str]:
+    """Split values joined by ":", one per data file; None gives "" for each."""
+    values = [""] * len(files) if joined is None else joined.split(":")
+    if len(values) != len(files):
         raise ValueError(
-            f"Each data file needs its image folder, got {len(files)} data files ({data_file_paths!r}) "
-            f"and {len(folders)} image folders ({image_folders!r}), both joined by ':'."
+            f"Each data file needs its {what}, got {len(files)} data files ({joined_files!r}) "
+            f"and {len(values)} {what}s ({joined!r}), both joined by ':'."
         )
-    return list(zip(files, folders, strict=True))
-
-
-def _lines(path: str) -> list[tuple[str, str]]:
-    """Return (source, text) of each line that is not blank."""
-    if not Path(path).is_file():
-        raise ValueError(f"The data file {path!r} does not exist.")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [(f"{path}:{number}", line) for number, line in enumerate(file, start=1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The data file {path!r} is not UTF-8: {error}.") from error
-    if lines and lines[0][1].lstrip().startswith("["):
-        raise ValueError(f"{path!r} is a JSON array; JSON Lines is expected, one object per line.")
-    return lines
+    return values
 
 
 def _image_paths(value: Any, folder: str) -> tuple[str, ...]:
@@ -97,15 +81,20 @@ def _turn_values(conversations: Any) -> tuple[Any, Any]:
     return question, answer
 
 
-def _parse(source: str, line: str, folder: str) -> Row:
-    """Turn one line into a row whose image sizes are still unknown."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"not JSON: {error}.") from error
+def _question_and_answer(record: dict[str, Any]) -> tuple[Any, Any]:
+    """Take the question and the answer out of `record`: `conversations`, or VLM-R1's older `problem`, `solution`."""
+    if "conversations" not in record and {"problem", "solution"} <= record.keys():
+        return record.pop("problem"), record.pop("solution")
+    return _turn_values(record.pop("conversations", None))
+
+
+def _parse(source: str, record: Any, folder: str, reward_method: str) -> Row:
+    """Turn one record into a row whose image sizes are still unknown."""
+    if isinstance(record, RowError):
+        raise record
     if not isinstance(record, dict):
         raise RowError(f"the row is {short(record)}; a JSON object is needed.")
-    question, answer = _turn_values(record.pop("conversations", None))
+    question, answer = _question_and_answer(record)
     images = _image_paths(record.pop("image", None), folder)
     if not isinstance(question, str) or not question.replace("<image>", "").strip():
         raise RowError(f"the question is {short(question)}; a text is needed.")
@@ -113,31 +102,16 @@ def _parse(source: str, line: str, folder: str) -> Row:
     text = text.replace("<answer>", "").replace("</answer>", "").strip()
     if answer is None or not text:
         raise RowError(f"the answer is {short(answer)}; a text, number, list or object is needed.")
+    if reward_method and record.get(REWARD_METHOD) is None:
+        record[REWARD_METHOD] = reward_method
     return Row(source, images, (), question.replace("<image>", "").strip(), text, record)
 
 
-def _parse_or_bad(source: str, line: str, folder: str) -> Row | BadRow:
+def _parse_or_bad(source: str, record: Any, folder: str, reward_method: str) -> Row | BadRow:
     try:
-        return _parse(source, line, folder)
+        return _parse(source, record, folder, reward_method)
     except RowError as error:
         return BadRow(source, str(error))
-
-
-def _image_size(path: str) -> Size | str:
-    """Decode one image and return its upright (width, height), or the reason why it cannot be used."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.draft("RGB", (1, 1))  # a JPEG decodes at an eighth of its size, and still to its last byte
-            image.load()
-            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except FileNotFoundError:
-        return f"the image {path!r} does not exist."
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"the image {path!r} cannot be read: {error}."
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        return f"the image {path!r} is {width}x{height}; a side may be at most {MAX_ASPECT_RATIO} times the other."
-    return (height, width) if sideways else (width, height)
 
 
 def _measure(row: Row | BadRow, sizes: Mapping[str, Size | str]) -> Row | BadRow:
@@ -151,29 +125,45 @@ def _measure(row: Row | BadRow, sizes: Mapping[str, Size | str]) -> Row | BadRow
 
 
 def read_rows(
-    data_file_paths: str, image_folders: str | None, *, skip_bad_rows: bool = False
+    data_file_paths: str,
+    image_folders: str | None,
+    *,
+    reward_methods: str | None = None,
+    skip_bad_rows: bool = False,
+    decode_images: bool = False,
 ) -> tuple[list[Row], list[BadRow]]:
-    """Read the rows of all data files, in order, and open and decode every image once.
+    """Read the rows of all data files, in order, and check every image once.
 
     Args:
-        data_file_paths: JSON Lines files joined by ":", so a path with a ":" in it is not supported.
+        data_file_paths: JSON Lines, JSON arrays or YAML lists of them (see `files.read_items`), joined by ":", so a
+            path with a ":" in it is not supported.
         image_folders: one folder per data file, joined by ":"; "" takes the paths in that file as they are, and None
             does so for all files.
+        reward_methods: VLM-R1's `--reward_method`, one per data file, joined by ":". It becomes the column
+            `accu_reward_method` of the rows that have none of their own; "" and None leave them without.
         skip_bad_rows: return the rows that cannot be used instead of stopping at the first one.
+        decode_images: decode every image, which also finds damage in the middle of a file. Otherwise JPEG and PNG
+            files are read at their header and their end, and only other formats are decoded.
 
     Returns:
         The usable rows and the bad rows, the latter empty unless `skip_bad_rows`.
 
     Raises:
-        ValueError: for a missing data file, one that is a JSON array or not UTF-8, unequal counts, the first bad row
-            in file order (unless skipped), and if no row is left.
+        ValueError: for a data file that is missing or cannot be read, unequal counts, the first bad row in file order
+            (unless skipped), and if no row is left.
     """
-    parsed: list[Row | BadRow] = []
-    for path, folder in _pair_files_with_folders(data_file_paths, image_folders):
-        parsed += [_parse_or_bad(source, line, folder) for source, line in _lines(path)]
+    files = data_file_paths.split(":")
+    folders = _split_by_file(image_folders, files, data_file_paths, "image folder")
+    methods = _split_by_file(reward_methods, files, data_file_paths, "reward method")
+    parsed = [
+        _parse_or_bad(source, record, folder, method)
+        for path, folder, method in zip(files, folders, methods, strict=True)
+        for source, record in read_items(path)
+    ]
     paths = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
+    check = partial(image_size, decode=decode_images)
     with ThreadPoolExecutor() as pool:
-        sizes = dict(zip(paths, pool.map(_image_size, paths), strict=True))
+        sizes = dict(zip(paths, pool.map(check, paths), strict=True))
     measured = [_measure(row, sizes) for row in parsed]
     rows = [row for row in measured if isinstance(row, Row)]
     bad_rows = [row for row in measured if isinstance(row, BadRow)]

@@ -87,6 +87,7 @@ FAMILIES = pytest.mark.parametrize(
     ("processor", "model_type"), [("qwen", "qwen2_5_vl"), ("internvl", "internvl")], indirect=["processor"]
 )
 ROW = Row("a.jsonl:1", ("img/7.jpg",), ((640, 480),), "Where is {the} cat?", "[10, 20, 30, 40]", {"id": 7})
+METHOD = {"accu_reward_method": "mcq"}
 TEXT_ROW = Row("a.jsonl:2", (), (), "What is 2 + 2?", "4")
 
 
@@ -138,8 +139,8 @@ def test_the_templates_are_those_of_vlm_r1():
 
 
 def test_an_unknown_task_type_is_named():
-    with pytest.raises(ValueError, match="Unknown task type 'gui'; allowed are default, rec, plain"):
-        format_question("Q", "gui")
+    with pytest.raises(ValueError, match="Unknown task type 'nope'; allowed are default, rec, "):
+        format_question("Q", "nope")
 
 
 @pytest.fixture
@@ -164,6 +165,13 @@ def test_images_are_rgb_upright_and_as_large_as_their_row_says(image_folder, qwe
     # the red quarter was on the left; a quarter turn clockwise brings it to the top
     red, _, blue = example["images"][0].getpixel((10, 4))
     assert (red > 200, blue < 60) == (True, True)
+
+
+def test_reward_methods_of_rows_and_of_files_reach_the_rewards(tmp_path, qwen):
+    plain, own = ({"conversations": [{"value": "q"}, {"value": "a"}], **extra} for extra in ({}, METHOD))
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(plain)}\n{json.dumps(own)}")
+    rows, _ = read_rows(str(tmp_path / "data.jsonl"), None, reward_methods="od_ap")
+    assert dataset_of(rows, qwen)["accu_reward_method"][:] == ["od_ap", "mcq"]
 
 
 def test_images_are_opened_only_when_read(qwen):

@@ -61,6 +61,7 @@ def test_presets_combine_with_methods_and_with_each_other(tmp_path):
         ("ttrl+empo", "sets reward_funcs both to .'majority_box'. and to .'empo_box'."),
         ("entropy_max+entropy_min", "sets switch_fraction both to 1.0 and to 0.0"),
         ("entropy_reward+intuitor", "entropy_reward and intuitor both decide what the advantages of a group are"),
+        ("kl_cov+clip_cov", "sets epsilon both to inf and to 1.0"),
         ("two_stage+sft", "combines trainers of different kinds"),
         ("grpo+two_stage+grpo", "names a method twice"),
         ("two_stage+", "Unknown method ''"),
@@ -69,6 +70,12 @@ def test_presets_combine_with_methods_and_with_each_other(tmp_path):
 def test_a_combination_that_makes_no_sense_is_refused(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         parse(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["two_stage+clip_cov", "clip_cov+two_stage"])
+def test_a_combination_keeps_the_defaults_that_its_parts_change(tmp_path, name):
+    config = parse(name, tmp_path)[2]
+    assert (config.epsilon, config.lambda_max) == (1.0, 0.01)
 
 
 def test_no_preset_has_the_name_of_a_method():

@@ -128,7 +128,10 @@ def load_rows(
 ) -> list[Row]:
     """The usable rows of the data files; the others stop the run, or are listed with --skip_bad_rows."""
     rows, bad_rows = read_rows(
-        arguments.data_file_paths, arguments.image_folders, skip_bad_rows=arguments.skip_bad_rows
+        arguments.data_file_paths,
+        arguments.image_folders,
+        reward_methods=arguments.reward_method,
+        skip_bad_rows=arguments.skip_bad_rows,
     )
     too_long = check_prompt_fits(
         rows,

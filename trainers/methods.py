@@ -1,16 +1,19 @@
 """The methods and baselines by name, and how several become one."""
 
+import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any, NamedTuple
 
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
 from .calibrl import CalibrlConfig, CalibrlTrainer
+from .clip_cov import ClipCovConfig, ClipCovTrainer
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer
 from .entropy_advantage import EntropyAdvantageConfig, EntropyAdvantageTrainer
 from .entropy_minimisation import EntropyMinimisationConfig, EntropyMinimisationTrainer
 from .entropy_reward import EntropyRewardConfig, EntropyRewardTrainer
 from .intuitor import IntuitorConfig, IntuitorTrainer
+from .kl_cov import KlCovConfig, KlCovTrainer
 from .label_entropy import LabelEntropyConfig, LabelEntropyTrainer
 from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
 from .saei import SaeiConfig, SaeiTrainer
@@ -85,6 +88,19 @@ METHODS: dict[str, Method] = {
         "arXiv 2512.06726, Table 3 (our reading)",
         "reward: + c · mean token entropy of the response",
         "one forward of the rollout",
+    ),
+    "kl_cov": Method(
+        KlCovTrainer,
+        KlCovConfig,
+        "arXiv 2505.22617, Eqs. 10, 13 and 14",
+        "loss: + β · |log π - log π_old| on the tokens of highest covariance of A and log π; no clipping",
+    ),
+    "clip_cov": Method(
+        ClipCovTrainer,
+        ClipCovConfig,
+        "arXiv 2505.22617, Eqs. 10 to 12",
+        "loss: 0 for some tokens of high covariance of A and log π, drawn at random",
+        "none off-policy; on-policy one forward of the rollout",
     ),
     "label_entropy": Method(
         LabelEntropyTrainer,
@@ -262,9 +278,10 @@ def _combine(parts: tuple[str, ...]) -> Method:
     if len(methods) == 1:
         return methods[0]
     label = "".join(method.trainer.__name__.removesuffix("Trainer") for method in methods)
-    config: Any = dataclass(
-        type(f"{label}Config", tuple(method.config for method in methods), {"__module__": __name__})
-    )
+    changed = _changed_defaults(name, [method.config for method in methods])
+    annotations = {option: field.type for option, field in changed.items()}
+    members = {"__module__": __name__, "__annotations__": annotations, **changed}
+    config: Any = dataclass(type(f"{label}Config", tuple(method.config for method in methods), members))
     globals()[config.__name__] = config  # `Trainer` pickles its arguments, by the name of their class
     trainer = type(f"{label}Trainer", tuple(method.trainer for method in methods), {"config_class": config})
     return Method(
@@ -274,3 +291,21 @@ def _combine(parts: tuple[str, ...]) -> Method:
         changes="; ".join(method.changes for method in methods),
         extra_passes="; ".join(method.extra_passes for method in methods),
     )
+
+
+def _changed_defaults(name: str, configs: list[Any]) -> dict[str, Field]:
+    """Options of GRPO to which one of the configs gives another default; inheritance would keep those of the first.
+
+    Raises:
+        ValueError: for two that change the same option in different ways.
+    """
+    plain = {field.name: field for field in fields(EntropyGRPOConfig)}
+    changed: dict[str, Field] = {}
+    for config in configs:
+        for field in fields(config):
+            if field.name not in plain or field.default == plain[field.name].default:
+                continue
+            default = changed.setdefault(field.name, copy.copy(field)).default
+            if default != field.default:
+                raise ValueError(f"Method {name!r} sets {field.name} both to {default!r} and to {field.default!r}.")
+    return changed
