@@ -41,6 +41,12 @@ def group_advantages(
     return advantages.nan_to_num(nan=0.0)
 
 
+def per_token(advantages: Tensor, logps: Tensor) -> Tensor:
+    """Advantages (B,) or (B, T) as (B, T) like `logps`, detached."""
+    advantages = advantages.detach()
+    return (advantages[:, None] if advantages.dim() == 1 else advantages).expand_as(logps)
+
+
 def _std(values: Tensor) -> Tensor:
     """(R,) standard deviations of the rows of (R, C) values that are not NaN, with Bessel's correction."""
     counts = (~values.isnan()).sum(dim=1)

@@ -18,8 +18,9 @@ from trl.models.utils import disable_gradient_checkpointing
 from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 
+from .aggregation import aggregate, row_normalisers
 from .checkpoints import VLMCheckpoints
-from .rollouts import FORWARD_FIELDS, Rollout, Scored, merge_rollout, select_rows
+from .rollouts import FORWARD_FIELDS, Rollout, Scored, loss_mask, merge_rollout, select_rows
 
 
 @dataclass(frozen=True)
@@ -233,10 +234,10 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
     def forward_rollout(self, rollout: Rollout, *, model: Any = None) -> Policy:
         """What the policy of this moment gives the completions of a rollout, without gradient: one forward per row.
 
-        To be called by all processes together, before the rollout is shuffled.
+        To be called by all processes together, with a rollout or a micro-batch of it.
 
         Args:
-            rollout: TRL's tensors of the N local rows.
+            rollout: TRL's tensors of N local rows.
             model: what to call in place of the policy; it gets the keywords that TRL gives the policy.
         """
         input_ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
@@ -253,7 +254,22 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
                 compute_entropy=True,
                 **fields,
             )
-        return Policy(logps, entropies, _completion_mask(rollout), None)
+        return Policy(logps, entropies, loss_mask(rollout), None)
+
+    def aggregate_as_policy_loss(self, term: Tensor, policy: Policy, rollout: Rollout) -> Tensor:
+        """A (B, T) or (B, 1) term as one number for `extra_loss`, each token weighing as it does in TRL's policy loss:
+        `aggregate` with the `row_normalisers` of the loss type.
+
+        TRL's dapo divides by the tokens of the whole rollout, also where that is longer than an optimizer step.
+        """
+        microbatches = self.accelerator.num_processes * self.args.steps_per_generation
+        normalisers = row_normalisers(
+            policy.mask,
+            loss_type=self.loss_type,
+            tokens_per_microbatch=rollout["num_items_in_batch"].clamp(min=1) / microbatches,
+            max_completion_length=self.max_completion_length,
+        )
+        return aggregate(term, policy.mask, normalisers)
 
     def local_rows(self, values: Tensor) -> Tensor:
         """This process's part of a tensor gathered over all processes along its first dimension."""
@@ -336,7 +352,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         window = self.args.gradient_accumulation_steps
         if len(microbatches) % window:
             return None
-        counts = torch.stack([_completion_mask(batch).sum() for batch in microbatches]).float()
+        counts = torch.stack([loss_mask(batch).sum() for batch in microbatches]).float()
         counts = self.accelerator.reduce(counts, reduction="mean")
         return counts.view(-1, window).mean(dim=1).repeat_interleave(window)
 
@@ -345,7 +361,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         rollout = self._loss_rollout
         if rollout is not None:
             counts, index = self._tokens_per_microbatch, self._step % self.args.steps_per_generation
-            policy = Policy(logps, entropies, _completion_mask(rollout), None if counts is None else counts[index])
+            policy = Policy(logps, entropies, loss_mask(rollout), None if counts is None else counts[index])
             rollout["advantages"] = self.shape_advantages(rollout["advantages"], policy, rollout)
             self._loss_policy = policy
         return logps, entropies, aux_loss
@@ -407,8 +423,3 @@ def vlm_r1_metric(name: str) -> str | None:
     if name.startswith("rewards/") and name.endswith("/mean"):
         return name.removesuffix("/mean")
     return {"completions/mean_length": "completion_length", "clip_ratio/region_mean": "clip_ratio"}.get(name)
-
-
-def _completion_mask(rollout: Rollout) -> Tensor:
-    mask = rollout["completion_mask"]
-    return (mask * rollout["tool_mask"] if "tool_mask" in rollout else mask).bool()

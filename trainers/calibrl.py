@@ -14,23 +14,14 @@ from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 from vlm_entropy.rewards import REWARDS
 
-from .aggregation import aggregate, row_normalisers
-from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
-from .experts import (
-    LongExpert,
-    check_expert_column,
-    expert_token_ids,
-    group_owners,
-    pad_completions,
-    render_experts,
-    tokenizer_of,
-)
+from .base import EntropyGRPOTrainer, Policy
+from .experts import ExpertConfig, expert_token_ids, group_owners, pad_completions, tokenizer_of
 from .rollouts import Rollout
 
 DeltaMode = Literal["token", "sequence_sum", "sequence_mean"]
 Activation = Literal["leaky_relu", "relu", "sigmoid", "tanh", "huber"]
 Baseline = Literal["expert", "reference"]
-CHOICES = {"activation": Activation, "delta_mode": DeltaMode, "baseline": Baseline, "long_expert": LongExpert}
+CHOICES = {"activation": Activation, "delta_mode": DeltaMode, "baseline": Baseline}
 
 
 def log_prob_gap(
@@ -125,19 +116,12 @@ def exploration_term(
 
 
 @dataclass
-class CalibrlConfig(EntropyGRPOConfig):
+class CalibrlConfig(ExpertConfig):
     """Options of CalibRL, besides TRL's. Defaults: arXiv 2602.20197 and its authors' code.
 
     To match that code: `loss_type` dapo or bnpo, `scale_rewards` "none", no KL term.
     """
 
-    expert_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with the expert's response: text, or a chat of one assistant message. Rows may lack it. "
-            "Required, except with --baseline reference."
-        },
-    )
     exploration_weight: float = field(
         default=0.1,
         metadata={"help": "Weight λ ≥ 0 of the exploration term in the loss; 0 is GRPO."},
@@ -175,10 +159,6 @@ class CalibrlConfig(EntropyGRPOConfig):
     correct_threshold: float = field(
         default=0.1,
         metadata={"help": "A response is correct if that reward is above this; larger calls fewer correct."},
-    )
-    long_expert: LongExpert = field(
-        default="truncate",
-        metadata={"help": "An expert longer than max_completion_length is cut ('truncate') or an error ('refuse')."},
     )
 
     def __post_init__(self):
@@ -218,11 +198,8 @@ class CalibrlConfig(EntropyGRPOConfig):
     def prepare_dataset(
         self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]
     ) -> Dataset:
-        dataset = super().prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=reward_names)
-        if self.expert_column:
-            dataset = render_experts(rows, dataset, family=family, column=self.expert_column)
-        check_experts(self, dataset, processor, reward_names)
-        return dataset
+        self.correct_column(reward_names)
+        return super().prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=reward_names)
 
     def correct_column(self, reward_names: Sequence[str]) -> int | None:
         """Which of the rewards decides on correctness, by its place; None for their weighted sum.
@@ -255,13 +232,7 @@ def check_experts(config: CalibrlConfig, dataset: Dataset, processor: Any, rewar
     """
     config.correct_column(reward_names)
     if config.baseline == "expert":
-        check_expert_column(
-            dataset,
-            processor,
-            column=str(config.expert_column),
-            max_completion_length=int(config.max_completion_length or 0),
-            long_expert=config.long_expert,
-        )
+        config.check_expert_data(dataset, processor)
 
 
 class CalibrlTrainer(EntropyGRPOTrainer):
@@ -304,15 +275,7 @@ class CalibrlTrainer(EntropyGRPOTrainer):
             negative_slope=self.args.negative_slope,
             activation=self.args.activation,
         )
-        # TRL's dapo divides by the tokens of the whole rollout, also where that is longer than an optimizer step.
-        microbatches = self.accelerator.num_processes * self.args.steps_per_generation
-        normalisers = row_normalisers(
-            policy.mask,
-            loss_type=self.loss_type,
-            tokens_per_microbatch=rollout["num_items_in_batch"].clamp(min=1) / microbatches,
-            max_completion_length=self.max_completion_length,
-        )
-        loss = aggregate(term, policy.mask, normalisers)
+        loss = self.aggregate_as_policy_loss(term, policy, rollout)
         self.log_scalar("calibrl/term", loss)
         return super().extra_loss(policy, rollout) + self.args.exploration_weight * loss
 
@@ -341,11 +304,9 @@ class CalibrlTrainer(EntropyGRPOTrainer):
         tokenizer, limit = tokenizer_of(self.processing_class), self.max_completion_length
         experts = {row: expert_token_ids(examples[row][self.args.expert_column], tokenizer) for row in set(owners)}
         too_long = {row for row, ids in experts.items() if len(ids) > limit}
-        if too_long and self.args.long_expert == "refuse":
-            longest = max(len(ids) for ids in experts.values())
-            raise ValueError(f"An expert has {longest} tokens, more than max_completion_length {limit}.")
         scored = sorted(row for row, ids in experts.items() if ids)
-        ids, mask = pad_completions([experts[row][:limit] for row in scored], pad_id=tokenizer.pad_token_id)
+        cut = self.args.cut_experts([experts[row] for row in scored])
+        ids, mask = pad_completions(cut, pad_id=tokenizer.pad_token_id)
         logps = self.score(rollout, scored, ids.to(device), mask.to(device))
         # One more row, all masked, for the prompts without expert.
         places = {row: place for place, row in enumerate(scored)}

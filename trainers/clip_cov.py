@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .advantages import per_token
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .covariance import check_per_10000, check_update_options, mean_or_zero, token_count, update_covariances
-from .ecvgpo import per_token
 from .rollouts import Rollout
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from .base import EntropyGRPOConfig, _completion_mask
-from .rollouts import Rollout
+from .base import EntropyGRPOConfig
+from .rollouts import Rollout, loss_mask
 from .two_stage import check_steps_inside_rollouts
 
 RATIO_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
@@ -97,7 +97,7 @@ def update_covariances(
         logps: (B, T) of each, log-probs in nats.
         accelerator: of the trainer.
     """
-    masks = [_completion_mask(batch) for batch in microbatches]
+    masks = [loss_mask(batch) for batch in microbatches]
     parts = list(zip([batch["advantages"] for batch in microbatches], logps, masks, strict=True))
     sums = accelerator.reduce(torch.stack([token_sums(*part) for part in parts]).sum(dim=0), reduction="sum")
     local = torch.cat([covariance(*part, sums=sums)[part[-1]] for part in parts])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .advantages import per_token
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .rollouts import Rollout, total_rewards
 
@@ -144,12 +145,6 @@ def reshape_advantages(
     if mask is not None:
         is_reshaped &= mask.bool()
     return torch.where(is_reshaped, after, before)
-
-
-def per_token(advantages: Tensor, logps: Tensor) -> Tensor:
-    """Advantages (B,) or (B, T) as (B, T), detached."""
-    advantages = advantages.detach()
-    return (advantages[:, None] if advantages.dim() == 1 else advantages).expand_as(logps)
 
 
 def entropy_covariance(logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .advantages import per_token
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .rollouts import Rollout
 
@@ -27,8 +28,8 @@ def entropy_advantage(advantages: Tensor, entropies: Tensor, *, alpha: float = 0
     Returns:
         (B, T).
     """
-    per_token = advantages if advantages.dim() == 2 else advantages.unsqueeze(1)
-    return per_token + torch.minimum(alpha * entropies.detach(), per_token.abs() / kappa)
+    advantages = per_token(advantages, entropies)
+    return advantages + torch.minimum(alpha * entropies.detach(), advantages.abs() / kappa)
 
 
 @dataclass
@@ -67,6 +68,6 @@ class EntropyAdvantageTrainer(EntropyGRPOTrainer):
             alpha=self.args.entropy_advantage_alpha,
             kappa=self.args.entropy_advantage_kappa,
         )
-        before = advantages if advantages.dim() == 2 else advantages.unsqueeze(1)
-        self.log_scalar("entropy_advantage/bonus", (shaped - before)[policy.mask].mean().nan_to_num())
+        bonus = shaped - per_token(advantages, policy.logps)
+        self.log_scalar("entropy_advantage/bonus", bonus[policy.mask].mean().nan_to_num())
         return shaped

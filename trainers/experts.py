@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
@@ -13,9 +14,64 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 
+from .base import EntropyGRPOConfig
 from .sft import response_text
 
 LongExpert = Literal["truncate", "refuse"]
+
+
+@dataclass
+class ExpertConfig(EntropyGRPOConfig):
+    """Options of the methods that learn with an expert's responses."""
+
+    expert_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with the expert's response: text, or a chat of one assistant message. Rows may lack it. "
+            "Required, except with --baseline reference of calibrl."
+        },
+    )
+    long_expert: LongExpert = field(
+        default="truncate",
+        metadata={"help": "An expert longer than max_completion_length is cut ('truncate') or an error ('refuse')."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.long_expert not in get_args(LongExpert):
+            raise ValueError(
+                f"long_expert must be one of {', '.join(get_args(LongExpert))}, got {self.long_expert!r}."
+            )
+
+    def prepare_dataset(
+        self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]
+    ) -> Dataset:
+        dataset = super().prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=reward_names)
+        if self.expert_column:
+            dataset = render_experts(rows, dataset, family=family, column=self.expert_column)
+            self.check_expert_data(dataset, processor)
+        return dataset
+
+    def check_expert_data(self, dataset: Dataset, processor: Any) -> None:
+        """`check_expert_column` with these options."""
+        check_expert_column(
+            dataset,
+            processor,
+            column=str(self.expert_column),
+            max_completion_length=int(self.max_completion_length or 0),
+            long_expert=self.long_expert,
+        )
+
+    def cut_experts(self, experts: Sequence[list[int]]) -> list[list[int]]:
+        """Token ids of experts without what is longer than a completion may be.
+
+        Raises:
+            ValueError: for a longer one, with long_expert="refuse".
+        """
+        limit, longest = int(self.max_completion_length or 0), max(map(len, experts), default=0)
+        if longest > limit and self.long_expert == "refuse":
+            raise ValueError(f"An expert has {longest} tokens, more than max_completion_length {limit}.")
+        return [ids[:limit] for ids in experts]
 
 
 def expert_text(expert: Any) -> str:
@@ -39,6 +95,11 @@ def expert_text(expert: Any) -> str:
     raise ValueError(f"An expert response must be text or a chat of one assistant message of text, got {expert!r}.")
 
 
+def has_expert(expert: Any) -> bool:
+    """Whether there is a response that is not blank."""
+    return bool(expert_text(expert).strip())
+
+
 def expert_token_ids(expert: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of an expert response as a sampled completion has them: the text and the end of the turn.
 
@@ -47,10 +108,9 @@ def expert_token_ids(expert: Any, tokenizer: PreTrainedTokenizerBase) -> list[in
     Returns:
         The ids; none for a missing or blank response.
     """
-    text = expert_text(expert)
-    if not text.strip():
+    if not has_expert(expert):
         return []
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(expert_text(expert), add_special_tokens=False)["input_ids"]
     return ids if ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .aggregation import aggregate, row_normalisers
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer, Policy
 from .covariance import check_per_10000, check_update_options, mean_or_zero, token_count, update_covariances
 from .rollouts import Rollout
@@ -127,14 +126,6 @@ class KlCovTrainer(EntropyGRPOTrainer):
 
     def extra_loss(self, policy: Policy, rollout: Rollout) -> Tensor | float:
         term = kl_penalty(policy.logps, rollout["old_per_token_logps"], rollout["kl_cov_selected"])
-        # TRL's dapo divides by the tokens of the whole rollout, also where that is longer than an optimizer step.
-        microbatches = self.accelerator.num_processes * self.args.steps_per_generation
-        normalisers = row_normalisers(
-            policy.mask,
-            loss_type=self.loss_type,
-            tokens_per_microbatch=rollout["num_items_in_batch"].clamp(min=1) / microbatches,
-            max_completion_length=self.max_completion_length,
-        )
-        loss = aggregate(term, policy.mask, normalisers)
+        loss = self.aggregate_as_policy_loss(term, policy, rollout)
         self.log_scalar("kl_cov/penalty", loss)
         return super().extra_loss(policy, rollout) + self.args.kl_cov_coef * loss

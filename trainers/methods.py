@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import itertools
+import math
 from dataclasses import Field, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from .entropy_reward import EntropyRewardConfig, EntropyRewardTrainer
 from .intuitor import IntuitorConfig, IntuitorTrainer
 from .kl_cov import KlCovConfig, KlCovTrainer
 from .label_entropy import LabelEntropyConfig, LabelEntropyTrainer
+from .luffy import LuffyConfig, LuffyTrainer
 from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
+from .rl_plus import RlPlusConfig, RlPlusTrainer
 from .saei import SaeiConfig, SaeiTrainer
 from .sft import SupervisedConfig, SupervisedTrainer
 from .two_stage import TwoStageConfig, TwoStageTrainer
@@ -101,6 +105,20 @@ METHODS: dict[str, Method] = {
         "arXiv 2505.22617, Eqs. 10 to 12",
         "loss: 0 for some tokens of high covariance of A and log π, drawn at random",
         "none off-policy; on-policy one forward of the rollout",
+    ),
+    "luffy": Method(
+        LuffyTrainer,
+        LuffyConfig,
+        "arXiv 2504.14945, as CalibRL compares with it",
+        "sampling: the last response of a group is an expert's; loss of its tokens: -A · p / (p + γ)",
+        "none; one response less is sampled",
+    ),
+    "rl_plus": Method(
+        RlPlusTrainer,
+        RlPlusConfig,
+        "arXiv 2508.00222, as CalibRL compares with it",
+        "sampling as luffy; loss of the expert's tokens: -A · ρ · (1 - p)^γ, ρ = 2p / (p_old + (p_old + 1) / 2)",
+        "none; one response less is sampled",
     ),
     "label_entropy": Method(
         LabelEntropyTrainer,
@@ -196,6 +214,30 @@ PRESETS: dict[str, Preset] = {
         "arXiv 2511.07738, ablation",
         "loss: entropy down on wrong labels, up on right ones",
     ),
+    "luffy_official": Preset(
+        "luffy",
+        {
+            "expert_baseline": "union",
+            "epsilon": math.inf,
+            "loss_type": "dr_grpo",
+            "entropy_coef": 0.001,
+            "num_generations": 8,
+        },
+        "arXiv 2504.14945, its authors' form",
+        "as luffy; advantages centred on the whole group, no clipping, loss / longest length",
+    ),
+    "rl_plus_official": Preset(
+        "rl_plus",
+        {
+            "expert_baseline": "union",
+            "epsilon": math.inf,
+            "loss_type": "dr_grpo",
+            "entropy_coef": 0.001,
+            "num_generations": 8,
+        },
+        "arXiv 2508.00222, its authors' form",
+        "as rl_plus; advantages centred on the whole group, no clipping, loss / longest length",
+    ),
     "ttrl": Preset(
         "grpo",
         {"reward_funcs": ["majority_box"]},
@@ -218,6 +260,10 @@ ONE_OWNER = {
     "group_advantages": "what the advantages of a group are",
 }
 """Hooks that at most one part of a combination may override."""
+
+EXPERT_IN_GROUP = ("luffy", "rl_plus")
+NO_EXPERT_IN_GROUP = ("calibrl", "clip_cov", "kl_cov")
+"""Methods that would take the expert's response of those above for a sampled one."""
 
 
 def split_name(name: str) -> list[str]:
@@ -268,6 +314,9 @@ def _combine(parts: tuple[str, ...]) -> Method:
     name = "+".join(parts)
     if not all(issubclass(METHODS[part].trainer, EntropyGRPOTrainer) for part in parts):
         raise ValueError(f"Method {name!r} combines trainers of different kinds; only GRPO methods compose.")
+    for part, other in itertools.product(EXPERT_IN_GROUP, NO_EXPERT_IN_GROUP):
+        if part in parts and other in parts:
+            raise ValueError(f"{other} would take the expert's response of {part} for a sampled one; choose one.")
     for hook, what in ONE_OWNER.items():
         plain = getattr(EntropyGRPOTrainer, hook)
         owners = [part for part in parts if getattr(METHODS[part].trainer, hook) is not plain]
