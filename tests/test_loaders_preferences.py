@@ -6,6 +6,7 @@ import re
 import pytest
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from loader_files import lines, turns
 
 from vlm_entropy.data import read_rows
 from vlm_entropy.data.loaders.preferences import (
@@ -24,17 +25,8 @@ from vlm_entropy.data.loaders.preferences import (
 )
 
 
-def turns(question, answer):
-    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-
-
 def answer(record):
     return record["conversations"][1]["value"]
-
-
-def lines(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def vl(**changes):
@@ -67,11 +59,13 @@ def test_vl_rewardbench_is_read_from_parquet(tmp_path):
             "image": ImageFeature(),
             "human_ranking": List(Value("int64")),
             "models": List(text),
+            "judge": List(text),
+            "rationale": List(text),
             "query_source": text,
             "ground_truth": text,
         }
     )
-    extra = {"models": ["m", "n"], "query_source": "COCO", "ground_truth": ""}
+    extra = {"models": ["m", "n"], "judge": ["j"], "rationale": ["r"], "query_source": "COCO", "ground_truth": ""}
     image = {"bytes": b"png", "path": "1.png"}
     rows = [vl(image=image, **extra), vl(image=image, id="mathverse_3", human_ranking=[0, 1], **extra)]
     path = str(tmp_path / "test-00000-of-00001.parquet")
@@ -138,10 +132,10 @@ def test_multimodal_rewardbench_is_read_from_the_json_array(tmp_path):
     [
         ("safety", "pairs_1", "safety/bias"),
         ("safety", "PAIRS_1", "safety/bias"),
-        ("safety", "hateful_1", "safety/toxicity"),
+        ("safety", "hateful_pairs_1", "safety/toxicity"),
         ("reasoning", "mathvista_1", "reasoning/math"),
         ("reasoning", "Math_1", "reasoning/math"),
-        ("reasoning", "EMMA-Coding_1", "reasoning/coding"),
+        ("reasoning", "EMMA-math-coding_1", "reasoning/coding"),
         ("vqa", "math_1", "vqa"),
     ],
 )
@@ -197,6 +191,7 @@ def test_mm_rlhf_rewardbench_without_videos_does_not_warn(tmp_path, recwarn):
         ("data/image/Long_vqa/mcq_1.jpg", "long"),
         ("safety/long/1.jpg", "safety"),
         ("short/1.jpg", "short"),
+        ("video/frames/1.jpg", "video"),
     ],
 )
 def test_the_category_is_named_by_the_outermost_folder_and_never_by_the_file(path, category):
@@ -206,6 +201,8 @@ def test_the_category_is_named_by_the_outermost_folder_and_never_by_the_file(pat
 def test_a_path_without_a_category_is_refused():
     with pytest.raises(ValueError, match=r"the path is 'images/mcq.jpg'; one of its folders must name mcq, long"):
         mm_rlhf_rewardbench_records(mm_rlhf(image="images/mcq.jpg"))
+    with pytest.raises(ValueError, match="the image is 3; a text is needed"):
+        mm_rlhf_rewardbench_records(mm_rlhf(image=3))
 
 
 def test_plain_pairs_are_read_from_json_lines_in_all_their_forms(tmp_path):
@@ -244,6 +241,15 @@ def test_a_label_that_is_neither_1_nor_2_is_refused_with_its_row(tmp_path, label
         list(read_preference_jsonl(path))
 
 
+def test_an_empty_label_beside_better_does_not_count():
+    assert answer(preference_jsonl_record(plain(label=None, better=2))) == "2"
+
+
+def test_empty_responses_are_refused_though_two_columns_hold_others():
+    with pytest.raises(ValueError, match=r"the responses are \[\]; two texts are needed"):
+        preference_jsonl_record(plain(responses=[]))
+
+
 def test_a_label_that_contradicts_better_is_refused():
     with pytest.raises(ValueError, match=r"label or better is \[1, 2\]"):
         preference_jsonl_record(plain(better=2))
@@ -264,9 +270,17 @@ def test_a_column_with_a_name_of_the_trainer_is_renamed(name):
 def test_the_reserved_names_are_all_those_of_examples_and_trl():
     names = (
         "prompt images solution problem image_path image_size input_size coordinate_space solution_space prompts "
-        "completions completion_ids trainer_state log_extra log_metric environments group group_size"
+        "completions completion_ids trainer_state log_extra log_metric environments group group_size conversations"
     )
     assert set(names.split()) <= RESERVED_COLUMNS
+
+
+@pytest.mark.parametrize(
+    "read", [read_vl_rewardbench, read_multimodal_rewardbench, read_mm_rlhf_rewardbench, read_preference_jsonl]
+)
+def test_a_file_has_no_splits_so_none_can_be_asked_for(tmp_path, read):
+    with pytest.raises(ValueError, match="is one file, without splits; leave out split 'test'"):
+        list(read(lines(tmp_path / "a.jsonl", {}), split="test"))
 
 
 def test_the_row_reader_reads_what_was_yielded(tmp_path):

@@ -1,11 +1,11 @@
 """Visual-RFT's sets: classes and detection, from `save_to_disk` folders and parquet files."""
 
 import json
-from io import BytesIO
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
+from loader_files import embedded, lines, png
 from PIL import Image
 
 from vlm_entropy.data.loaders.visual_rft import (
@@ -23,18 +23,9 @@ DETECT = (
 FEATURES = Features({"image": ImageFeature(), "problem": Value("string"), "solution": Value("string")})
 
 
-def png(width=640, height=480, **kwargs):
-    file = BytesIO()
-    Image.new("RGB", (width, height)).save(file, "PNG", **kwargs)
-    return file.getvalue()
-
-
 def dataset(*rows):
     return Dataset.from_list(
-        [
-            {"image": {"bytes": image, "path": None}, "problem": problem, "solution": solution}
-            for image, problem, solution in rows
-        ],
+        [{"image": embedded(image), "problem": problem, "solution": solution} for image, problem, solution in rows],
         features=FEATURES,
     )
 
@@ -102,12 +93,12 @@ def test_an_image_that_is_a_path_is_measured_below_the_image_folder(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(200, 100))
     row = {"image": "a.png", "problem": DETECT.format("dog"), "solution": "[{'Position': [500, 500, 1000, 1000]}]"}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    (record,) = read_visual_rft_detection(str(tmp_path / "rows.jsonl"), images=str(tmp_path / "images"))
+    path = lines(tmp_path / "rows.jsonl", row)
+    (record,) = read_visual_rft_detection(path, images=str(tmp_path / "images"))
     assert record["image"] == "a.png"
     assert value(record, 1) == fence({"bbox_2d": [100, 50, 200, 100], "label": "dog"})
     with pytest.raises(ValueError, match=r"row 1 of .*the image 'a.png' cannot be read"):
-        list(read_visual_rft_detection(str(tmp_path / "rows.jsonl")))
+        list(read_visual_rft_detection(path))
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -120,11 +111,11 @@ def test_an_image_that_exif_turns_is_refused_because_its_boxes_are_ambiguous(tmp
         list(read_visual_rft_detection(str(path)))
 
 
-def test_a_row_needs_exactly_one_image(tmp_path):
-    row = {"image": [], "problem": DETECT.format("dog"), "solution": "[]"}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    with pytest.raises(ValueError, match=r"row 1 of .*the row has 0 images; one is needed"):
-        list(read_visual_rft_detection(str(tmp_path / "rows.jsonl")))
+@pytest.mark.parametrize("images", [[], ["a.png", "b.png"]])
+def test_a_row_needs_exactly_one_image(tmp_path, images):
+    row = {"image": images, "problem": DETECT.format("dog"), "solution": "[]"}
+    with pytest.raises(ValueError, match=rf"row 1 of .*the row has {len(images)} images; one is needed"):
+        list(read_visual_rft_detection(lines(tmp_path / "rows.jsonl", row)))
 
 
 def test_a_box_that_rounding_made_empty_stays_in_its_place():
@@ -152,7 +143,16 @@ def test_a_position_that_is_no_box_on_the_scale_is_refused(position, reason):
 
 @pytest.mark.parametrize(
     "solution",
-    ["[{'Position': [0, 0, 1, 1]", "[" * 99_999, "dog", "{'Position': [0, 0, 1, 1]}", "[{'Box': []}]", "[1]"],
+    [
+        "[{'Position': [0, 0, 1, 1]",
+        "[" * 99_999,
+        "dog",
+        "{'Position': [0, 0, 1, 1]}",
+        "{}",
+        "3",
+        "[{'Box': []}]",
+        "[1]",
+    ],
 )
 def test_a_solution_that_is_no_list_of_positions_is_refused(solution):
     with pytest.raises(ValueError, match=r"solution is .*a list of objects"):
@@ -173,6 +173,17 @@ def test_a_category_may_hold_an_apostrophe():
 def test_the_first_category_that_is_named_counts_though_the_line_names_it_again():
     problem = "Detect the category 'cat' in the image; without the category 'cat' in the image, say so."
     assert detection_record({"image": "a.jpg", "problem": problem, "solution": "[]"}, (10, 10))["category"] == "cat"
+
+
+def test_a_label_is_written_with_its_own_letters():
+    row = {"image": "a.jpg", "problem": DETECT.format("piñata"), "solution": "[{'Position': [0, 0, 1000, 1000]}]"}
+    assert '"label": "piñata"' in value(detection_record(row, (10, 10)), 1)
+
+
+@pytest.mark.parametrize("read", [read_visual_rft_classes, read_visual_rft_detection])
+def test_a_file_has_no_splits_so_none_can_be_asked_for(tmp_path, read):
+    with pytest.raises(ValueError, match="is one file, without splits; leave out split 'test'"):
+        list(read(lines(tmp_path / "a.jsonl", {}), split="test"))
 
 
 def test_a_missing_column_is_named():
