@@ -58,14 +58,18 @@ def to_example(
         solution_space: coordinate space of the gold boxes, one of `rewards.geometry.SPACES` but `absolute_resized`.
 
     Returns:
-        The example; sizes are (width, height) of the first image, None for a row of text.
+        The example; sizes are (width, height) of the first image, None for a row of text. A row whose question asks
+        for boxes in a space of its own says so in a column `coordinate_space`, which wins over the family's.
 
     Raises:
         ValueError: for an unknown task type or space, or a column of the row that has one of our names or TRL's.
     """
     if solution_space not in SPACES or solution_space == "absolute_resized":
         raise ValueError(f"solution_space is {solution_space!r}; allowed are absolute, relative_1000, relative_1.")
-    clash = sorted(set(row.columns) & {*OUR_COLUMNS, *TRL_ARGUMENTS})
+    space = row.columns.get("coordinate_space", family.space)
+    if space not in SPACES:
+        raise ValueError(f"{row.source}: coordinate_space is {space!r}; allowed are {', '.join(SPACES)}.")
+    clash = sorted(set(row.columns) & {*OUR_COLUMNS, *TRL_ARGUMENTS} - {"coordinate_space"})
     if clash:
         raise ValueError(f"{row.source}: the column {clash[0]!r} has a name that the trainer uses; rename it.")
     size = row.image_sizes[0] if row.image_sizes else None
@@ -77,7 +81,7 @@ def to_example(
         "image_path": list(row.images),
         "image_size": None if size is None else list(size),
         "input_size": None if size is None else list(family.input_size(size, processor.image_processor)),
-        "coordinate_space": family.space,
+        "coordinate_space": space,
         "solution_space": solution_space,
         **row.columns,
     }
@@ -116,7 +120,7 @@ def build_dataset(
     features |= {"prompt": List({"role": text, "content": text}), "images": List(Image(mode="RGB"))}
     features |= {"image_path": List(text), "image_size": size, "input_size": size}
     columns = {name: [example.get(name) for example in examples] for name in features}
-    for name in dict.fromkeys(name for row in rows for name in row.columns):
+    for name in dict.fromkeys(name for row in rows for name in row.columns if name not in OUR_COLUMNS):
         values = [row.columns.get(name) for row in rows]
         scalar = _scalar_type(values)
         features[name] = Json() if scalar is None else Value(scalar)

@@ -12,6 +12,7 @@ from .formats import format_reward, is_well_formed
 from .geometry import SPACES, Box, Point, Size, area, from_original, giou, iou, is_box, point_in_box, to_original
 from .grounding import iou_reward
 from .parsing import completion_text, find_answer, find_box, find_point
+from .shaping import SoftOverlong
 
 REWARDS: dict[str, Callable] = {"iou": iou_reward, "format": format_reward}
 
@@ -48,6 +49,7 @@ __all__ = [
     "Box",
     "Point",
     "Size",
+    "SoftOverlong",
     "area",
     "completion_text",
     "find_answer",

@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoProcessor
 
-from vlm_entropy.data.families import FAMILIES
 from vlm_entropy.data.rows import Row
 from vlm_entropy.trainers.aggregation import aggregate, row_normalisers
 from vlm_entropy.trainers.calibrl import CalibrlConfig, check_experts, exploration_term, huber, log_prob_gap
@@ -287,14 +286,15 @@ def test_rows_of_a_group_share_its_first_local_row():
 def test_a_box_in_an_expert_is_written_as_the_model_would_write_it():
     rows = [Row(f"a.jsonl:{i}", ("x.png",), ((32, 32),), "?", "[4, 8, 12, 16]", {}) for i in range(3)]
     columns = {"image_size": [[32, 32]] * 3, "input_size": [[64, 64]] * 3, "solution_space": ["absolute"] * 3}
+    columns["coordinate_space"] = ["absolute_resized"] * 3
     experts = ["<answer>{box}</answer>", None, "red"]
     for row, expert in zip(rows, experts, strict=True):
         row.columns["expert"] = expert
     dataset = Dataset.from_dict({**columns, "expert": experts})
-    rendered = render_experts(rows, dataset, family=FAMILIES["qwen2_5_vl"], column="expert")
+    rendered = render_experts(rows, dataset, column="expert")
     # Qwen2.5-VL counts pixels of its input, twice the file's.
     assert list(rendered["expert"]) == ["<answer>[8, 16, 24, 32]</answer>", None, "red"]
-    assert render_experts(rows, rendered, family=FAMILIES["qwen2_5_vl"], column="none") is rendered
+    assert render_experts(rows, rendered, column="none") is rendered
 
 
 # options

@@ -571,7 +571,7 @@ def warm_model(tmp_path_factory):
     processor = AutoProcessor.from_pretrained(folder / "warm", padding_side="left")
     family = FAMILIES["qwen2_5_vl"]
     dataset = build_dataset(rows, family=family, processor=processor, task_type="plain")
-    return folder / "warm", render_experts(rows, dataset, family=family, column="response")
+    return folder / "warm", render_experts(rows, dataset, column="response")
 
 
 def last_entropy_and_reward(trainer_class, warm_model, tmp_path, **options):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -115,6 +116,16 @@ def test_a_row_of_text_has_no_images_and_no_sizes(qwen):
     assert example["images"] == example["image_path"] == []
     assert example["image_size"] is example["input_size"] is None
     assert (example["coordinate_space"], example["solution_space"]) == ("relative_1000", "relative_1000")
+
+
+def test_a_row_may_ask_for_a_space_of_its_own(qwen):
+    own = replace(ROW, columns={"coordinate_space": "relative_1000"})
+    assert to_example(own, family=get_family("qwen2_5_vl"), processor=qwen)["coordinate_space"] == "relative_1000"
+    dataset = build_dataset([own, ROW], family=get_family("qwen2_5_vl"), processor=qwen)
+    assert dataset["coordinate_space"] == ["relative_1000", "absolute_resized"]
+    wrong = replace(ROW, columns={"coordinate_space": "pixels"})
+    with pytest.raises(ValueError, match="coordinate_space is 'pixels'; allowed are absolute"):
+        to_example(wrong, family=get_family("qwen2_5_vl"), processor=qwen)
 
 
 @pytest.mark.parametrize("name", ["solution", "images", "completions", "log_metric"])

@@ -80,6 +80,7 @@ def test_detection_is_read_from_parquet_with_boxes_in_pixels_of_each_image(tmp_p
     assert value(first, 0) == "<image>" + DETECT.format("hot dog")
     assert [record["category"] for record in (first, second)] == ["hot dog", "horse_buggy"]
     assert [record["id"] for record in (first, second)] == [0, 1]
+    assert first["coordinate_space"] == "relative_1000"
     assert first["image"] == wide
 
 

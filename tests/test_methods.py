@@ -63,6 +63,7 @@ def test_presets_combine_with_methods_and_with_each_other(tmp_path):
         ("entropy_reward+intuitor", "entropy_reward and intuitor both decide what the advantages of a group are"),
         ("kl_cov+clip_cov", "sets epsilon both to inf and to 1.0"),
         ("luffy+calibrl", "calibrl would take the expert's response of luffy for a sampled one"),
+        ("dapo+intuitor", "intuitor does not train on the rewards by which dapo chooses groups"),
         ("luffy+rl_plus", "luffy and rl_plus both decide how a group is sampled"),
         ("two_stage+sft", "combines trainers of different kinds"),
         ("grpo+two_stage+grpo", "names a method twice"),

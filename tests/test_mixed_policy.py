@@ -204,6 +204,7 @@ def test_experts_are_rendered_and_checked_before_a_model_loads(tmp_path, tiny_mo
     for row, expert in zip(rows, ["<answer>{box}</answer>", None], strict=True):
         row.columns["expert"] = expert
     columns = {"image_size": [[32, 32]] * 2, "input_size": [[64, 64]] * 2, "solution_space": ["absolute"] * 2}
+    columns["coordinate_space"] = ["absolute_resized"] * 2
     dataset = Dataset.from_dict({**columns, "expert": ["<answer>{box}</answer>", None], "blank": [None, " "]})
     arguments = {"family": FAMILIES["qwen2_5_vl"], "processor": processor, "reward_names": ["iou_reward"]}
     rendered = config(tmp_path, config_class).prepare_dataset(rows, dataset, **arguments)

@@ -15,7 +15,7 @@ from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
 
 from .base import EntropyGRPOConfig
-from .sft import response_text
+from .sft import PLACE_COLUMNS, response_text
 
 LongExpert = Literal["truncate", "refuse"]
 
@@ -48,7 +48,7 @@ class ExpertConfig(EntropyGRPOConfig):
     ) -> Dataset:
         dataset = super().prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=reward_names)
         if self.expert_column:
-            dataset = render_experts(rows, dataset, family=family, column=self.expert_column)
+            dataset = render_experts(rows, dataset, column=self.expert_column)
             self.check_expert_data(dataset, processor)
         return dataset
 
@@ -138,7 +138,7 @@ def group_owners(rows: int, num_generations: int, *, offset: int) -> list[int]:
     return [max(0, row - (offset + row) % num_generations) for row in range(rows)]
 
 
-def render_experts(rows: Sequence[Row], dataset: Dataset, *, family: Family, column: str) -> Dataset:
+def render_experts(rows: Sequence[Row], dataset: Dataset, *, column: str) -> Dataset:
     """The data set with `{box}` in its experts' texts replaced by the gold box as the model would write it.
 
     Raises:
@@ -146,9 +146,9 @@ def render_experts(rows: Sequence[Row], dataset: Dataset, *, family: Family, col
     """
     if column not in dataset.column_names:
         return dataset
-    examples = dataset.select_columns(["image_size", "input_size", "solution_space", column])
+    examples = dataset.select_columns([*PLACE_COLUMNS, column])
     experts = [
-        response_text(row, example, family=family, response_column=column)
+        response_text(row, example, response_column=column)
         if isinstance(example[column], str) and example[column].strip()
         else example[column]
         for row, example in zip(rows, examples, strict=True)

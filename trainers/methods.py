@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 import math
 from dataclasses import Field, dataclass, fields
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
 from .calibrl import CalibrlConfig, CalibrlTrainer
 from .clip_cov import ClipCovConfig, ClipCovTrainer
+from .dapo import DapoConfig, DapoTrainer
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer
 from .entropy_advantage import EntropyAdvantageConfig, EntropyAdvantageTrainer
 from .entropy_minimisation import EntropyMinimisationConfig, EntropyMinimisationTrainer
@@ -105,6 +105,14 @@ METHODS: dict[str, Method] = {
         "arXiv 2505.22617, Eqs. 10 to 12",
         "loss: 0 for some tokens of high covariance of A and log π, drawn at random",
         "none off-policy; on-policy one forward of the rollout",
+    ),
+    "dapo": Method(
+        DapoTrainer,
+        DapoConfig,
+        "arXiv 2503.14476, Eqs. 8, 11 and 13",
+        "sampling: groups of equal rewards replaced by other prompts; loss: clip-higher, per token; reward: a soft "
+        "limit of length, if asked for",
+        "none; up to max_resamples samplings of the missing groups",
     ),
     "luffy": Method(
         LuffyTrainer,
@@ -261,9 +269,19 @@ ONE_OWNER = {
 }
 """Hooks that at most one part of a combination may override."""
 
-EXPERT_IN_GROUP = ("luffy", "rl_plus")
-NO_EXPERT_IN_GROUP = ("calibrl", "clip_cov", "kl_cov")
-"""Methods that would take the expert's response of those above for a sampled one."""
+_SAMPLED = "{} would take the expert's response of {} for a sampled one"
+_UNREAD = "{} does not train on the rewards by which {} chooses groups"
+REFUSED: dict[tuple[str, str], str] = {
+    ("calibrl", "luffy"): _SAMPLED,
+    ("calibrl", "rl_plus"): _SAMPLED,
+    ("clip_cov", "luffy"): _SAMPLED,
+    ("clip_cov", "rl_plus"): _SAMPLED,
+    ("entropy_minimisation", "dapo"): _UNREAD,
+    ("intuitor", "dapo"): _UNREAD,
+    ("kl_cov", "luffy"): _SAMPLED,
+    ("kl_cov", "rl_plus"): _SAMPLED,
+}
+"""Other combinations that make no sense, and why."""
 
 
 def split_name(name: str) -> list[str]:
@@ -314,9 +332,9 @@ def _combine(parts: tuple[str, ...]) -> Method:
     name = "+".join(parts)
     if not all(issubclass(METHODS[part].trainer, EntropyGRPOTrainer) for part in parts):
         raise ValueError(f"Method {name!r} combines trainers of different kinds; only GRPO methods compose.")
-    for part, other in itertools.product(EXPERT_IN_GROUP, NO_EXPERT_IN_GROUP):
-        if part in parts and other in parts:
-            raise ValueError(f"{other} would take the expert's response of {part} for a sampled one; choose one.")
+    for pair, reason in REFUSED.items():
+        if set(pair) <= set(parts):
+            raise ValueError(f"{reason.format(*pair)}; choose one.")
     for hook, what in ONE_OWNER.items():
         plain = getattr(EntropyGRPOTrainer, hook)
         owners = [part for part in parts if getattr(METHODS[part].trainer, hook) is not plain]

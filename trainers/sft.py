@@ -9,11 +9,12 @@ from trl import SFTConfig, SFTTrainer
 
 from vlm_entropy.data.families import Family
 from vlm_entropy.data.rows import Row
-from vlm_entropy.rewards import find_box, to_original
+from vlm_entropy.rewards import find_box, from_original, to_original
 
 from .checkpoints import VLMCheckpoints
 
 PLACES = ("{box}", "{point}")
+PLACE_COLUMNS = ["image_size", "input_size", "coordinate_space", "solution_space"]
 
 
 @dataclass
@@ -47,9 +48,9 @@ class SupervisedConfig(SFTConfig):
         Raises:
             ValueError: for a row without a response.
         """
-        examples = dataset.select_columns(["image_size", "input_size", "solution_space"])
+        examples = dataset.select_columns(PLACE_COLUMNS)
         texts = [
-            response_text(row, example, family=family, response_column=str(self.response_column))
+            response_text(row, example, response_column=str(self.response_column))
             for row, example in zip(rows, examples, strict=True)
         ]
         completions = [[{"role": "assistant", "content": text}] for text in texts]
@@ -60,7 +61,7 @@ class SupervisedTrainer(VLMCheckpoints, SFTTrainer):
     """TRL's `SFTTrainer`, with checkpoints of vision-language models that can be resumed."""
 
 
-def response_text(row: Row, example: dict, *, family: Family, response_column: str) -> str:
+def response_text(row: Row, example: dict, *, response_column: str) -> str:
     """The response of a row, with `{box}` its gold box as the model would write it and `{point}` the box's middle.
 
     >>> # columns: {"response": "<think>top left</think><answer>{box}</answer>"}, answer: "[0, 0, 14, 28]"
@@ -81,6 +82,7 @@ def response_text(row: Row, example: dict, *, family: Family, response_column: s
             f"{row.source}: the response has {places[0]}, but the answer {row.answer!r} is no box on an image."
         )
     sizes = {"image_size": tuple(example["image_size"]), "input_size": tuple(example["input_size"])}
-    x1, y1, x2, y2 = family.from_original(to_original(gold, example["solution_space"], **sizes), **sizes)
+    original = to_original(gold, example["solution_space"], **sizes)
+    x1, y1, x2, y2 = from_original(original, example["coordinate_space"], **sizes)
     text = text.replace("{box}", str([round(side) for side in (x1, y1, x2, y2)]))
     return text.replace("{point}", str([round((x1 + x2) / 2), round((y1 + y2) / 2)]))

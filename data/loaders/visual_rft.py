@@ -70,11 +70,12 @@ def detection_record(row: Mapping[str, Any], size: Size) -> Record:
         {"image": b"...", "problem": "Detect all objects belonging to the category 'dog' in the image, ...",
          "solution": "[{'Position': [100, 250, 500, 750], 'Confidence': 1}]"}
     becomes
-        {"image": b"...", "category": "dog",
+        {"image": b"...", "category": "dog", "coordinate_space": "relative_1000",
          "conversations": [{"from": "human", "value": "<image>Detect all objects belonging to the category 'dog' ..."},
                            {"from": "gpt", "value": "```json\n[{\"bbox_2d\": [64, 120, 320, 360], "
                                                     "\"label\": \"dog\"}]\n```"}]}
-    with the answer "None" for no object. The gold Confidence, always 1, is dropped.
+    with the answer "None" for no object. The gold Confidence, always 1, is dropped. The question asks for boxes on
+    0 to 1000 whatever the model, hence the `coordinate_space`.
 
     Raises:
         ValueError: for a problem that names no category, a solution that is no list of objects, or a wrong Position.
@@ -86,7 +87,8 @@ def detection_record(row: Mapping[str, Any], size: Size) -> Record:
     boxes = [to_pixels(position, size) for position in find_positions(column(row, "solution"))]
     objects = [{"bbox_2d": box, "label": named[1]} for box in boxes]
     answer = f"```json\n{json.dumps(objects, ensure_ascii=False)}\n```" if objects else "None"
-    return make_record(problem, answer, image=column(row, "image"), category=named[1])
+    image = column(row, "image")
+    return make_record(problem, answer, image=image, category=named[1], coordinate_space="relative_1000")
 
 
 def read_visual_rft_classes(path: str, *, split: str | None = None, images: str = "") -> Iterator[Record]:
