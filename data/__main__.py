@@ -1,4 +1,4 @@
-"""`python -m vlm_entropy.data COMMAND --flag value ...`: make a task or a tiny model, convert or spoil a data set.
+"""`python -m vlm_entropy.data COMMAND --flag value ...`: make, convert, check or spoil data, or build a tiny model.
 
 A command is a dataclass of arguments and a function from it to the text to print, in `COMMANDS`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from . import convert, make, noise_files
+from . import convert, make, noise_files, preflight
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], str]]] = {
     "make": (make.MakeArguments, make.run),
     "build": (BuildArguments, build),
     "convert": (convert.ConvertArguments, convert.run),
+    "check": (preflight.CheckArguments, preflight.run),
     "noise": (noise_files.NoiseArguments, noise_files.run),
 }
 

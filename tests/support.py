@@ -61,7 +61,7 @@ def uneven_lengths(prompt_ids, images, fields):
 
 
 class Recording:
-    """A trainer that samples `uneven_lengths`, and keeps the loss and rollout of every micro-batch and all gradients."""
+    """A trainer that samples `uneven_lengths` and keeps each micro-batch's loss and rollout, and all gradients."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -160,7 +160,7 @@ def test_the_command_ends_with_one_sentence(tmp_path, flags, message):
 def test_importing_the_loaders_imports_no_framework():
     code = (
         "import sys, vlm_entropy.data.convert; "
-        "print({'torch', 'transformers', 'datasets', 'numpy', 'pyarrow'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr

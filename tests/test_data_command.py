@@ -43,7 +43,7 @@ def test_noise_makes_a_share_of_the_answers_wrong(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("mak", "unknown command 'mak'; the commands are make, build, convert, noise"),
+        ("mak", "unknown command 'mak'; the commands are make, build, convert, check, noise"),
         ("make --task gui --rows 4 --grid 8", "--grid is no flag of the task 'gui'"),
         ("make --task gui", "--rows is missing"),
         ("noise --data a.jsonl --out b.jsonl --kind box --ratio 0.5", "The data file 'a.jsonl' does not exist"),

@@ -15,6 +15,7 @@ from vlm_entropy.data.loaders.visual_rft import (
     read_visual_rft_detection,
     to_pixels,
 )
+from vlm_entropy.rewards import detection_confidence_reward, detection_iou_reward
 
 DETECT = (
     "Detect all objects belonging to the category '{0}' in the image, and provide the bounding boxes.\n"
@@ -72,11 +73,11 @@ def test_detection_is_read_from_parquet_with_boxes_in_pixels_of_each_image(tmp_p
     first, second = read_visual_rft_detection(str(path))
     # 0.1*640 = 64, 0.25*480 = 120, 0.5*640 = 320, 0.75*480 = 360
     assert value(first, 1) == fence(
-        {"bbox_2d": [64, 120, 320, 360], "label": "hot dog"},
-        {"bbox_2d": [0, 0, 640, 480], "label": "hot dog"},
+        {"bbox_2d": [64, 120, 320, 360]},
+        {"bbox_2d": [0, 0, 640, 480]},
     )
     # 0.333*100 = 33.3, 0.001*300 = 0.3, 0.334*100 = 33.4, 0.002*300 = 0.6
-    assert value(second, 1) == fence({"bbox_2d": [33.3, 0.3, 33.4, 0.6], "label": "horse_buggy"})
+    assert value(second, 1) == fence({"bbox_2d": [33.3, 0.3, 33.4, 0.6]})
     assert value(first, 0) == "<image>" + DETECT.format("hot dog")
     assert [record["category"] for record in (first, second)] == ["hot dog", "horse_buggy"]
     assert [record["id"] for record in (first, second)] == [0, 1]
@@ -97,7 +98,7 @@ def test_an_image_that_is_a_path_is_measured_below_the_image_folder(tmp_path):
     path = lines(tmp_path / "rows.jsonl", row)
     (record,) = read_visual_rft_detection(path, images=str(tmp_path / "images"))
     assert record["image"] == "a.png"
-    assert value(record, 1) == fence({"bbox_2d": [100, 50, 200, 100], "label": "dog"})
+    assert value(record, 1) == fence({"bbox_2d": [100, 50, 200, 100]})
     with pytest.raises(ValueError, match=r"row 1 of .*the image 'a.png' cannot be read"):
         list(read_visual_rft_detection(path))
 
@@ -176,9 +177,18 @@ def test_the_first_category_that_is_named_counts_though_the_line_names_it_again(
     assert detection_record({"image": "a.jpg", "problem": problem, "solution": "[]"}, (10, 10))["category"] == "cat"
 
 
-def test_a_label_is_written_with_its_own_letters():
+def test_a_category_keeps_its_own_letters():
     row = {"image": "a.jpg", "problem": DETECT.format("piñata"), "solution": "[{'Position': [0, 0, 1000, 1000]}]"}
-    assert '"label": "piñata"' in value(detection_record(row, (10, 10)), 1)
+    assert detection_record(row, (10, 10))["category"] == "piñata"
+
+
+def test_an_answer_in_the_form_that_the_question_asks_for_earns_full_marks():
+    row = {"image": "a.jpg", "problem": DETECT.format("dog"), "solution": "[{'Position': [100, 250, 500, 750]}]"}
+    record = detection_record(row, (640, 480))
+    columns = {"image_size": [(640, 480)], "coordinate_space": [record["coordinate_space"]]}
+    answer = "<answer>[{'Position': [100, 250, 500, 750], 'Confidence': 0.9}]</answer>"
+    assert detection_iou_reward([answer], [value(record, 1)], **columns) == [1.0]
+    assert detection_confidence_reward([answer], [value(record, 1)], **columns) == [0.9]
 
 
 @pytest.mark.parametrize("read", [read_visual_rft_classes, read_visual_rft_detection])

@@ -126,7 +126,7 @@ def test_options_of_another_trainer_are_refused(tmp_path):
 def test_unknown_and_incompatible_methods_are_refused():
     with pytest.raises(
         ValueError,
-        match="Unknown method .grop.; the methods are adaptive_entropy_bonus, calibrl, .*, two_stage",
+        match=r"Unknown method .grop.; the methods are adaptive_entropy_bonus, calibrl, .*, two_stage",
     ):
         get_method("grop")
     with pytest.raises(ValueError, match="only GRPO methods compose"):

@@ -15,8 +15,9 @@ from trl.trainer.utils import get_callable_name
 
 from vlm_entropy.data.examples import build_dataset, check_prompt_fits
 from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
+from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
-from vlm_entropy.rewards import REWARDS, get_rewards
+from vlm_entropy.rewards import get_rewards, is_ours
 
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
 from .freezing import freeze_vision
@@ -61,7 +62,7 @@ def prepare(argv: Sequence[str]) -> Run:
     """
     method, arguments, config, model = parse_arguments(argv)
     config.model_init_kwargs = model_init_kwargs(config, model)
-    rewards = [] if isinstance(config, SupervisedConfig) else get_rewards(arguments.reward_funcs)
+    rewards = [] if isinstance(config, SupervisedConfig) else named_rewards(arguments)
     model_config, processor = load_description(model)
     family = get_family(model_config.model_type)
     limit_image_size(processor, arguments)
@@ -74,6 +75,12 @@ def prepare(argv: Sequence[str]) -> Run:
     dataset, eval_dataset = split_dataset(dataset, config, share=arguments.val_split_ratio)
     frozen = family.vision_module if arguments.freeze_vision_modules else None
     return Run(method, config, model, processor, dataset, eval_dataset, rewards, frozen)
+
+
+def named_rewards(arguments: RunArguments) -> list[Callable]:
+    """The rewards of --reward_funcs, as VLM-R1's flags would have them."""
+    task_type = arguments.task_type if arguments.is_reward_customized_from_vlm_module else None
+    return get_rewards(arguments.reward_funcs, compat=arguments.reward_compat, task_type=task_type)
 
 
 def split_dataset(dataset: Dataset, config: Any, *, share: float) -> tuple[Dataset, Dataset | None]:
@@ -168,7 +175,7 @@ def check_rewards(rewards: list[Callable], dataset: Dataset) -> None:
     columns = dataset.remove_columns(["images"]).to_dict()
     prompts = columns.pop("prompt")
     blank = [[{"role": "assistant", "content": ""}]] * len(dataset)
-    for reward in [reward for reward in rewards if reward in REWARDS.values()]:
+    for reward in [reward for reward in rewards if is_ours(reward) and reads_gold(reward)]:
         scores = reward(prompts=prompts, completions=blank, completion_ids=[[]] * len(dataset), **columns)
         unjudged = [index for index, score in enumerate(scores) if score is None]
         if len(unjudged) == len(dataset):

@@ -72,10 +72,9 @@ def detection_record(row: Mapping[str, Any], size: Size) -> Record:
     becomes
         {"image": b"...", "category": "dog", "coordinate_space": "relative_1000",
          "conversations": [{"from": "human", "value": "<image>Detect all objects belonging to the category 'dog' ..."},
-                           {"from": "gpt", "value": "```json\n[{\"bbox_2d\": [64, 120, 320, 360], "
-                                                    "\"label\": \"dog\"}]\n```"}]}
-    with the answer "None" for no object. The gold Confidence, always 1, is dropped. The question asks for boxes on
-    0 to 1000 whatever the model, hence the `coordinate_space`.
+                           {"from": "gpt", "value": "```json\n[{\"bbox_2d\": [64, 120, 320, 360]}]\n```"}]}
+    with the answer "None" for no object. The gold Confidence, always 1, is dropped. The question asks for one
+    category, so that the answer names none, and for boxes on 0 to 1000 whatever the model, hence `coordinate_space`.
 
     Raises:
         ValueError: for a problem that names no category, a solution that is no list of objects, or a wrong Position.
@@ -85,8 +84,7 @@ def detection_record(row: Mapping[str, Any], size: Size) -> Record:
     if named is None:
         raise ValueError(f"problem is {short(problem)}; it must name the category 'x' in the image")
     boxes = [to_pixels(position, size) for position in find_positions(column(row, "solution"))]
-    objects = [{"bbox_2d": box, "label": named[1]} for box in boxes]
-    answer = f"```json\n{json.dumps(objects, ensure_ascii=False)}\n```" if objects else "None"
+    answer = f"```json\n{json.dumps([{'bbox_2d': box} for box in boxes])}\n```" if boxes else "None"
     image = column(row, "image")
     return make_record(problem, answer, image=image, category=named[1], coordinate_space="relative_1000")
 
