@@ -246,6 +246,11 @@ def _vlm_r1_iou(
     return scores(judgements)
 
 
+# The metric's key is VLM-R1's; pickle goes by the qualified name, which stays.
+_vlm_r1_format.__name__ = format_reward.__name__
+_vlm_r1_iou.__name__ = iou_reward.__name__
+
+
 def vlm_r1_rewards(compat: Compat) -> dict[str, Callable[..., list[float | None]]]:
     """Return VLM-R1's rewards by the names of its registry, each with VLM-R1's function name as its `__name__`.
 
@@ -260,9 +265,9 @@ def vlm_r1_rewards(compat: Compat) -> dict[str, Callable[..., list[float | None]
     fixed = compat == "fixed"
     return {
         "accuracy": update_wrapper(partial(accuracy_reward, compat=compat), accuracy_reward),
-        "format": format_reward if fixed else update_wrapper(partial(_vlm_r1_format), format_reward),
+        "format": format_reward if fixed else _vlm_r1_format,
         "length": cosine_rewards,
         "repetition": repetition_rewards,
-        "rec/accuracy": iou_reward if fixed else update_wrapper(partial(_vlm_r1_iou), iou_reward),
+        "rec/accuracy": iou_reward if fixed else _vlm_r1_iou,
         "rec/format": update_wrapper(partial(format_reward_rec, compat=compat), format_reward_rec),
     }

@@ -93,7 +93,7 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
         ({"method": "ecvgpo", "r0": 10, "l0": 1}, "l0 must be a finite number > 1, got 1.0."),
         ({"method": "saei", "alpha": 1.5}, "alpha must be a float in [0, 1]"),
         ({"method": "saei", "clean_generations": 3, "adversarial_generations": 2}, "add up to num_generations (4)"),
-        ({"method": "saei+noisy_rollout"}, "both decide which images a group is sampled from"),
+        ({"method": "saei+noisy_rollout"}, "both decide how a group is sampled"),
         ({"method": "calibrl"}, "calibrl needs expert_column"),
         ({**CALIBRL, "max_completion_length": "none"}, "calibrl cuts experts to max_completion_length"),
         ({**CALIBRL, "expert_column": "teacher"}, "expert_column 'teacher' is no column of the data"),

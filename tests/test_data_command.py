@@ -40,6 +40,20 @@ def test_noise_makes_a_share_of_the_answers_wrong(tmp_path, capsys):
     assert printed.startswith("2 of 8 labels (25.0%) of kind box are wrong now")
 
 
+def test_the_check_says_whether_training_may_start(tmp_path, tiny_model, capsys):
+    run(f"make --task shapes --rows 8 --out {tmp_path / 'task'}", capsys)
+    files = f"--data {tmp_path / 'task' / 'train.jsonl'} --images {tmp_path / 'task' / 'images'}"
+    options = f"--model {tiny_model} --task_type plain --max_completion_length 20"
+    assert "Training may start." in run(f"check {files} {options}", capsys)
+    (tmp_path / "task" / "images" / "train-000003.png").write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        main(f"check {files} {options}".split())
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "train.jsonl:4" in printed
+    assert "Training may not start: " in printed
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_entropy.trainers import TwoStageTrainer
-from vlm_entropy.trainers.changed_images import ChangedImageTrainer, check_groups
-from vlm_entropy.trainers.noisy_rollout import NoisyRolloutTrainer
+from vlm_entropy.trainers.changed_images import check_groups
 from vlm_entropy.trainers.saei import SaeiConfig, SaeiTrainer, attacked_entropy, perturb, select_tokens
 
 F64 = torch.float64
@@ -192,12 +190,6 @@ def test_rows_that_are_not_whole_groups_are_refused():
         check_groups([[1], [1], [2], [1]], 2)
     with pytest.raises(ValueError, match="Rows 2 to 2 are not 2 rows"):
         check_groups([[1], [1], [2]], 2)
-
-
-def test_two_methods_that_choose_the_images_do_not_compose():
-    with pytest.raises(ValueError, match="SaeiTrainer and NoisyRolloutTrainer both decide which images"):
-        type("Both", (SaeiTrainer, NoisyRolloutTrainer), {})
-    assert issubclass(type("Both", (TwoStageTrainer, SaeiTrainer), {}), ChangedImageTrainer)
 
 
 @pytest.mark.parametrize("option", ["tools", "environment_factory", "rollout_func"])

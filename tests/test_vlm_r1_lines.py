@@ -1,15 +1,18 @@
 """VLM-R1's launch lines: all parse, retired flags say so once, and what VLM-R1 ignored is announced."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
 from support import FAST, dataset_of, uneven_reward
 from torch import nn
+from transformers import AutoModelForImageTextToText
 
 from vlm_entropy.data.families import FAMILIES
 from vlm_entropy.data.tiny import MODEL_TYPES, build_tiny_vlm
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
-from vlm_entropy.trainers.__main__ import split_dataset
+from vlm_entropy.trainers.__main__ import main, split_dataset
 from vlm_entropy.trainers.arguments import parse_arguments
 from vlm_entropy.trainers.freezing import freeze_vision
 
@@ -93,8 +96,6 @@ def test_rows_are_held_out_by_the_seed(tmp_path):
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_vision_tower_of_every_family_can_be_frozen(tmp_path, model_type):
-    from transformers import AutoModelForImageTextToText
-
     model = AutoModelForImageTextToText.from_pretrained(build_tiny_vlm(model_type, tmp_path / "m", hidden_size=32))
     tower = {name for name, _ in model.named_parameters() if FAMILIES[model_type].vision_module in name}
     assert freeze_vision(model, FAMILIES[model_type].vision_module) == len(tower)
@@ -109,6 +110,27 @@ def test_a_model_without_a_tower_or_with_nothing_else_cannot_be_frozen():
         freeze_vision(nn.Linear(1, 1), "visual.")
     with pytest.raises(ValueError, match="nothing is left to train"):
         freeze_vision(nn.ModuleDict({"visual": nn.Linear(1, 1)}), "visual.")
+
+
+def test_a_line_of_vlm_r1_trains_evaluates_and_leaves_the_vision_tower_alone(tiny_model, shapes, tmp_path):
+    line = (
+        f"--model_name_or_path {tiny_model} --data_file_paths {shapes}/train.jsonl --image_folders {shapes}/images "
+        f"--output_dir {tmp_path} --dataset-name not_used --use_vllm False --reward_funcs accuracy format "
+        "--task_type rec --is_reward_customized_from_vlm_module True --val_split_ratio 0.25 --eval_strategy steps "
+        "--eval_steps 1 --per_device_eval_batch_size 4 --freeze_vision_modules true --num_generations 4 "
+        "--per_device_train_batch_size 4 --max_completion_length 8 --max_steps 2 --learning_rate 1e-2 --bf16 false "
+        "--use_cpu true --logging_steps 1 --save_only_model true --reward_compat vlm_r1 --reward_method default"
+    )
+    main(["--method", "vlm_r1+entropy_bonus", *line.split()])
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"rewards/iou_reward", "rewards/format_reward_rec", "completion_length", "kl"} <= logs[0].keys()
+    assert any("eval_reward" in log for log in logs)
+    before, after = (
+        AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in (tiny_model, tmp_path)
+    )
+    changed = {name for name, weights in before.items() if not weights.equal(after[name])}
+    assert changed
+    assert not any("visual" in name for name in changed)
 
 
 def test_both_names_of_a_metric_are_logged(tiny_model, shapes, tmp_path):

@@ -1,17 +1,18 @@
-"""One optimizer step of two-stage GRPO with scripted completions; run by `test_distributed.py` under torchrun.
+"""One optimizer step of a method with scripted completions; run by `test_distributed.py` under torchrun.
 
-Usage: torchrun --nproc_per_node P two_process_step.py MODEL SHAPES OUT NORM PER_DEVICE_BATCH
+Usage: torchrun --nproc_per_node P two_process_step.py MODEL SHAPES OUT METHOD OPTIONS_AS_JSON PER_DEVICE_BATCH
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 
-from vlm_entropy.trainers import TwoStageConfig, TwoStageTrainer
+from vlm_entropy.trainers import get_method
 
 
-class Scripted(TwoStageTrainer):
+class Scripted:
     """Completions that depend on nothing but the prompt and the place in the group, of very different lengths."""
 
     def sample(self, prompt_ids, images, fields, *, generate):
@@ -29,7 +30,7 @@ def reward(completion_ids, **kwargs):
     return [float(sum(ids) % 5) for ids in completion_ids]
 
 
-def main(model: str, shapes: str, out: str, norm: str, per_device_batch: str) -> None:
+def main(model: str, shapes: str, out: str, name: str, options: str, per_device_batch: str) -> None:
     from transformers import AutoProcessor
 
     from vlm_entropy.data.examples import build_dataset
@@ -38,11 +39,10 @@ def main(model: str, shapes: str, out: str, norm: str, per_device_batch: str) ->
 
     rows, _ = read_rows(f"{shapes}/train.jsonl", f"{shapes}/images")
     processor = AutoProcessor.from_pretrained(model, padding_side="left")
-    config = TwoStageConfig(
+    method = get_method(name)
+    config = method.config(
         output_dir=out,
-        lambda_max=0.5,
-        switch_step=1,
-        entropy_norm=norm,
+        **json.loads(options),
         per_device_train_batch_size=int(per_device_batch),
         gradient_accumulation_steps=2,
         num_generations=4,
@@ -59,12 +59,10 @@ def main(model: str, shapes: str, out: str, norm: str, per_device_batch: str) ->
         logging_steps=1,
         shuffle_dataset=False,
     )
-    trainer = Scripted(
-        model=model,
-        reward_funcs=[reward],
-        args=config,
-        train_dataset=build_dataset(rows, family=FAMILIES["qwen2_5_vl"], processor=processor, task_type="plain"),
-    )
+    dataset = build_dataset(rows, family=FAMILIES["qwen2_5_vl"], processor=processor, task_type="plain")
+    dataset = dataset.add_column("is_noisy", [row % 2 == 0 for row in range(len(dataset))])
+    trainer_class = type("ScriptedTrainer", (Scripted, method.trainer), {})
+    trainer = trainer_class(model=model, reward_funcs=[reward], args=config, train_dataset=dataset)
     trainer.train()
     if trainer.accelerator.is_main_process:
         weights = {name: p.detach() for name, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()}

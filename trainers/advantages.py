@@ -1,16 +1,12 @@
 """GRPO's advantages, for methods that change the rewards or the baseline of a group after scoring."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from trl import GRPOConfig
 
-ScaleRewards = Literal["group", "batch", "none"]
-
 
 def group_advantages(
-    rewards: Tensor, num_generations: int, *, scale: ScaleRewards = "group", in_baseline: Tensor | None = None
+    rewards: Tensor, num_generations: int, *, scale: str = "group", in_baseline: Tensor | None = None
 ) -> Tensor:
     """Rewards centred on the mean of their group, and scaled.
 
@@ -23,11 +19,14 @@ def group_advantages(
     Args:
         rewards: (N,) total rewards of the rows of all processes, groups together; NaN for a row that no reward judged.
         num_generations: G, N a multiple of it.
-        scale: what to divide by.
+        scale: "group", "batch" or "none", what to divide by.
         in_baseline: (N,) bool, rows that count in μ and σ; all by default.
 
     Returns:
         (N,), 0 for a NaN reward, and in a group without a row that counts; with one such row σ is 0.
+
+    Raises:
+        ValueError: for another scale.
     """
     counted = rewards if in_baseline is None else rewards.masked_fill(~in_baseline, torch.nan)
     grouped = counted.view(-1, num_generations)

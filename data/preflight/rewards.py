@@ -78,7 +78,9 @@ def _action(example: Example, point: str | None) -> str:
 def _certain_detections(answer: str) -> str | None:
     """The objects that an answer lists, each with confidence 1, None if it lists none."""
     found = find_detections(answer)
-    return found and json.dumps([{"bbox_2d": one.box, "label": one.label, "Confidence": 1.0} for one in found])
+    if not found:
+        return None
+    return json.dumps([{"bbox_2d": one.box, "label": one.label, "Confidence": 1.0} for one in found])
 
 
 def good_answers(example: Example) -> list[str]:
