@@ -9,8 +9,9 @@ from transformers import AutoConfig
 from trl import GRPOTrainer
 
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
-from vlm_entropy.trainers.base import _EpochSampler, vision_token_ids
 from vlm_entropy.trainers.rollouts import merge_rollout
+from vlm_entropy.trainers.sampler import EpochSampler
+from vlm_entropy.trainers.vision_inputs import vision_token_ids
 
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 SIGNATURES = {
@@ -171,7 +172,7 @@ def test_a_resumed_epoch_has_the_order_of_the_uninterrupted_run():
     uninterrupted = ToySampler(20)
     epochs = [list(uninterrupted) for _ in range(3)]
     for epoch, order in enumerate(epochs):
-        assert list(_EpochSampler(ToySampler(20), completed_epochs=lambda epoch=epoch: epoch)) == order
+        assert list(EpochSampler(ToySampler(20), completed_epochs=lambda epoch=epoch: epoch)) == order
 
 
 @pytest.mark.parametrize(

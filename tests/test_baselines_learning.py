@@ -10,7 +10,8 @@ from vlm_entropy.data.noise_files import add_noise
 from vlm_entropy.data.shapes import make_shapes
 from vlm_entropy.data.tiny import build_tiny_vlm
 from vlm_entropy.trainers.__main__ import main
-from vlm_entropy.trainers.methods import METHODS, PRESETS
+from vlm_entropy.trainers.methods import METHODS
+from vlm_entropy.trainers.presets import PRESETS
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +27,7 @@ COMMON = {
 OPTIONS = {
     "calibrl": {"expert_column": "response", "correct_reward": "iou", "correct_threshold": 0.5},
     "ecvgpo": {"r0": 10},
+    "intuitor": {"learning_rate": 2e-4},  # at 1e-3 the format collapses, and certainty with it
     "kl_cov": {"num_iterations": 2, "kl_cov_per_10000": 1000},
     "luffy": {"expert_column": "response"},
     "rl_plus": {"expert_column": "response"},
@@ -76,13 +78,14 @@ def test_thirty_steps_of_every_method_train(warm_start, tmp_path, name):
     run = {"method": name, "model_name_or_path": warm_start / "warm", "output_dir": tmp_path, "learning_rate": 1e-3}
     main(command(**files, **{**run, **given}))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    logs = [line for line in lines if "reward" in line]
+    logs = [line for line in lines if "loss" in line]
     assert len(logs) == 30
     assert all(math.isfinite(log[metric]) for log in logs for metric in ("loss", "grad_norm", "entropy"))
 
     def change(metric):
-        values = [log[metric] for log in logs]
-        return fmean(values[-10:]) - fmean(values[:10])
+        values = [log[metric] for log in logs if metric in log]  # some are logged once per rollout
+        third = len(values) // 3
+        return fmean(values[-third:]) - fmean(values[:third])
 
     print(f"{name}: reward {change('reward'):+.3f}, entropy {change('entropy'):+.3f}")
     if name in RISES:

@@ -6,7 +6,8 @@ import pytest
 
 from vlm_entropy.trainers import EntropyGRPOTrainer, get_method
 from vlm_entropy.trainers.arguments import parse_arguments
-from vlm_entropy.trainers.methods import METHODS, PRESETS, preset_options
+from vlm_entropy.trainers.methods import METHODS, preset_options
+from vlm_entropy.trainers.presets import PRESETS
 from vlm_entropy.trainers.table import methods_table
 
 README = Path(__file__).parent.parent / "trainers" / "README.md"

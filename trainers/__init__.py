@@ -24,8 +24,9 @@ from .intuitor import IntuitorConfig, IntuitorTrainer, self_certainty
 from .kl_cov import KlCovConfig, KlCovTrainer, kl_penalty, top_covariance
 from .label_entropy import LabelEntropyConfig, LabelEntropyTrainer, label_entropy_loss
 from .luffy import LuffyConfig, LuffyTrainer, luffy_term
-from .methods import METHODS, PRESETS, Method, Preset, get_method
+from .methods import METHODS, Method, get_method
 from .noisy_rollout import NoisyRolloutConfig, NoisyRolloutTrainer
+from .presets import PRESETS, Preset
 from .rl_plus import RlPlusConfig, RlPlusTrainer, rl_plus_term
 from .rollouts import Rollout, Scored
 from .saei import SaeiConfig, SaeiTrainer, perturb, select_tokens

@@ -9,7 +9,8 @@ import yaml
 from accelerate import PartialState
 from trl import ModelConfig, TrlParser
 
-from .methods import METHODS, PRESETS, Method, get_method, preset_options
+from .methods import METHODS, Method, get_method, preset_options
+from .presets import PRESETS
 from .vlm_r1 import VlmR1Arguments, notices
 
 

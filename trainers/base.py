@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from vlm_entropy.data.rows import Row
 from .aggregation import aggregate, row_normalisers
 from .checkpoints import VLMCheckpoints
 from .rollouts import FORWARD_FIELDS, Rollout, Scored, loss_mask, merge_rollout, select_rows
+from .sampler import EpochSampler
+from .vision_inputs import vision_token_ids, without_empty_images
+from .vlm_r1 import vlm_r1_metric
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
 
     In the order of a training step: `sample`, `resample`, `group_advantages`, `prepare_rollout` once per rollout,
     `prepare_update` once per optimizer step of it, `shape_advantages` and `extra_loss` once per loss. A method
-    overrides some of them and calls `super()` in each, so that methods compose by multiple inheritance; of `resample`
-    and of `group_advantages` there is one owner. Hooks act in training only: evaluation is plain GRPO.
+    overrides some of them and calls `super()` in each, so that methods compose by multiple inheritance; each of the
+    first three has one owner in a combination. Hooks act in training only: evaluation is plain GRPO.
 
     Beside the columns of the data, every reward function gets `group`, the number of the row's prompt in the batch of
     all processes, and `group_size`, the number of completions of a prompt.
@@ -122,7 +125,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         self._tokens_per_microbatch: Tensor | None = None
         for network in (self.model, self.ref_model):
             if network is not None:
-                network.register_forward_pre_hook(_without_empty_images, with_kwargs=True)
+                network.register_forward_pre_hook(without_empty_images, with_kwargs=True)
         suppressed = self.generation_config.suppress_tokens or []
         self.generation_config.suppress_tokens = sorted({*suppressed, *vision_token_ids(self.model.config)}) or None
 
@@ -291,7 +294,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
-        return _EpochSampler(super()._get_train_sampler(dataset), completed_epochs=lambda: int(self.state.epoch or 0))
+        return EpochSampler(super()._get_train_sampler(dataset), completed_epochs=lambda: int(self.state.epoch or 0))
 
     def _tokenize_prompts(self, prompts):
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
@@ -381,45 +384,3 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
 class _CheckRun(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         args.check_run(state.max_steps)
-
-
-class _EpochSampler(Sampler):
-    """A shuffled `RepeatSampler` whose epoch k is the same in a resumed run as in an uninterrupted one.
-
-    TRL's sampler draws one permutation per epoch from a generator that a resumed process starts afresh.
-    """
-
-    def __init__(self, sampler: Any, *, completed_epochs: Callable[[], int]):
-        self.sampler = sampler
-        self.completed_epochs = completed_epochs
-
-    def __iter__(self) -> Iterator[int]:
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed(self.sampler.seed)
-            for _ in range(self.completed_epochs()):
-                torch.randperm(self.sampler.num_samples, generator=self.sampler.generator)
-        return iter(self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-
-def _without_empty_images(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The inputs of a forward without the empty image tensors of a micro-batch that holds only rows of text."""
-    pixels = kwargs.get("pixel_values")
-    if pixels is None or pixels.numel() > 0:
-        return args, kwargs
-    return args, {name: value for name, value in kwargs.items() if name not in ("pixel_values", "image_grid_thw")}
-
-
-def vision_token_ids(config: Any) -> set[int]:
-    """Ids of the tokens that stand for an image or video in a prompt and mean nothing in a completion."""
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return {getattr(config, name) for name in names if getattr(config, name, None) is not None}
-
-
-def vlm_r1_metric(name: str) -> str | None:
-    """What VLM-R1 calls a metric of TRL's, where its name is another one."""
-    if name.startswith("rewards/") and name.endswith("/mean"):
-        return name.removesuffix("/mean")
-    return {"completions/mean_length": "completion_length", "clip_ratio/region_mean": "clip_ratio"}.get(name)

@@ -6,7 +6,8 @@ from typing import Any
 from trl import SFTConfig
 
 from .base import EntropyGRPOConfig
-from .methods import METHODS, PRESETS, Method
+from .methods import METHODS, Method
+from .presets import PRESETS
 
 HEADER = ("--method", "source", "what it changes in GRPO", "extra passes", "options and their defaults")
 

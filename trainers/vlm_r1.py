@@ -72,3 +72,10 @@ def notices(given: Collection[str], defaults: dict[str, Any], values: dict[str, 
         return []
     acting = [name for name in IGNORED_BY_VLM_R1 if name in given and values[name] != defaults[name]]
     return [*retired, *(f"--{name} {values[name]} acts here; VLM-R1 ignored it." for name in acting)]
+
+
+def vlm_r1_metric(name: str) -> str | None:
+    """What VLM-R1 calls a metric of TRL's, where its name is another one."""
+    if name.startswith("rewards/") and name.endswith("/mean"):
+        return name.removesuffix("/mean")
+    return {"completions/mean_length": "completion_length", "clip_ratio/region_mean": "clip_ratio"}.get(name)
