@@ -14,7 +14,8 @@ from .geometry import Box
 
 MAX_DETECTIONS = 100
 """COCO's limit per image. A longer list is malformed: matching it takes time, and its order must decide nothing."""
-MAX_CHARACTERS = 100_000
+MAX_CHARACTERS = 30_000
+"""A longer answer is malformed; `MAX_DETECTIONS` objects take about a third."""
 _NOTHING = frozenset({"none", "[]", "no objects"})
 _FENCE = "```json"
 _STRING = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?""", re.DOTALL)  # unclosed: to the end, once

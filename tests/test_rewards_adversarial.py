@@ -3,10 +3,12 @@ exploit of other code bases earns nothing here."""
 
 import math
 import time
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import quickest
 
 from vlm_entropy.rewards import agreement, choices, classes, formats, grounding, gui, pointing, preference, shaping
 from vlm_entropy.rewards.parsing import (
@@ -143,12 +145,8 @@ def check_range(value, low, high):
 def test_a_hostile_completion_of_100_kb_is_in_range_within_50_ms(reward, columns, limits):
     for inner in INNER:
         for text in wrap(inner)[1::2]:
-            seconds = []
-            while len(seconds) < 5 and min(seconds, default=1.0) >= LIMIT:
-                start = time.process_time()
-                (value,) = reward(completions=[text], **columns)
-                seconds.append(time.process_time() - start)
-            assert min(seconds) < LIMIT, inner[:40]
+            assert quickest(partial(reward, completions=[text], **columns), limit=LIMIT) < LIMIT, inner[:40]
+            (value,) = reward(completions=[text], **columns)
             check_range(value, *limits)
 
 
@@ -156,12 +154,7 @@ def test_a_hostile_completion_of_100_kb_is_in_range_within_50_ms(reward, columns
 def test_a_parser_reads_a_hostile_string_of_100_kb_within_50_ms(parser):
     for inner in INNER:
         for text in wrap(inner):
-            seconds = []
-            while len(seconds) < 5 and min(seconds, default=1.0) >= LIMIT:
-                start = time.process_time()
-                parser(text)
-                seconds.append(time.process_time() - start)
-            assert min(seconds) < LIMIT, inner[:40]
+            assert quickest(partial(parser, text), limit=LIMIT) < LIMIT, inner[:40]
 
 
 @pytest.mark.parametrize("piece", ["[", "{'a':'{\"b\":\"", "\\boxed{", "'b': 1, ", "A. ", "<answer>", "<think>", "a "])

