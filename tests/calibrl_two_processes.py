@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from processes import leave_together
 
 from vlm_entropy.trainers.calibrl import CalibrlConfig, CalibrlTrainer
 
@@ -52,3 +53,4 @@ def main(model: str, shapes: str, out: str, per_device_batch: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from processes import leave_together
 
 from vlm_entropy.trainers.clip_cov import ClipCovConfig, ClipCovTrainer
 from vlm_entropy.trainers.covariance import update_covariances
@@ -110,3 +111,4 @@ def main(model: str, shapes: str, out: str, per_device_batch: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

@@ -9,6 +9,7 @@ from pathlib import Path
 import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
 
 import torch
+from processes import leave_together
 from support import FAST, dataset_of
 
 from vlm_entropy.trainers.dapo import DapoConfig, DapoTrainer
@@ -64,3 +65,4 @@ def main(model: str, shapes: str, out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from processes import leave_together
 
 from vlm_entropy.trainers import EntropyGRPOTrainer
 from vlm_entropy.trainers.luffy import LuffyConfig, LuffyTrainer
@@ -60,3 +61,4 @@ def main(model: str, shapes: str, out: str, per_device_batch: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

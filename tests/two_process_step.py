@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from processes import leave_together
 
 from vlm_entropy.trainers import get_method
 
@@ -71,3 +72,4 @@ def main(model: str, shapes: str, out: str, name: str, options: str, per_device_
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

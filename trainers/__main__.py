@@ -8,13 +8,14 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin, Trainer
+from transformers import PretrainedConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.utils import get_callable_name
 
 from vlm_entropy.data.examples import build_dataset, check_prompt_fits
-from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
+from vlm_entropy.data.families import Family, get_family
+from vlm_entropy.data.models import limit_images, load_description
 from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
 from vlm_entropy.rewards import get_rewards, is_ours
@@ -63,9 +64,16 @@ def prepare(argv: Sequence[str]) -> Run:
     method, arguments, config, model = parse_arguments(argv)
     config.model_init_kwargs = model_init_kwargs(config, model)
     rewards = [] if isinstance(config, SupervisedConfig) else named_rewards(arguments)
-    model_config, processor = load_description(model)
+    model_config, processor = load_description(
+        str(model.model_name_or_path), flag="--model_name_or_path", revision=model.model_revision
+    )
     family = get_family(model_config.model_type)
-    limit_image_size(processor, arguments)
+    limit_images(
+        processor,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        max_anyres_num=arguments.max_anyres_num,
+    )
     rows = load_rows(arguments, config, family=family, processor=processor, model_config=model_config)
     template = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
     dataset = build_dataset(rows, family=family, processor=processor, **template)
@@ -103,26 +111,6 @@ def split_dataset(dataset: Dataset, config: Any, *, share: float) -> tuple[Datas
         test_size=count, seed=config.seed if config.data_seed is None else config.data_seed
     )
     return parts["train"], parts["test"]
-
-
-def load_description(model: ModelConfig) -> tuple[PretrainedConfig, ProcessorMixin]:
-    """Configuration and processor of a checkpoint, without its weights."""
-    name, revision = str(model.model_name_or_path), model.model_revision
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        get_family(config.model_type)
-        processor = AutoProcessor.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--model_name_or_path {name!r} is no vision-language model to train: {reason}") from None
-    return config, processor
-
-
-def limit_image_size(processor: ProcessorMixin, arguments: RunArguments) -> None:
-    if arguments.min_pixels is not None or arguments.max_pixels is not None:
-        set_pixel_limits(processor, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
-    if arguments.max_anyres_num is not None:
-        set_max_tiles(processor, arguments.max_anyres_num)
 
 
 def load_rows(
@@ -195,6 +183,7 @@ def train(run: Run) -> None:
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(run.config))
     trainer.save_model(run.config.output_dir)
     trainer.accelerator.print(f"Model, checkpoints and metrics.jsonl are in {run.config.output_dir}.")
+    trainer.accelerator.end_training()
 
 
 def make_trainer(run: Run) -> Trainer:

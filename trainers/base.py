@@ -82,6 +82,15 @@ class EntropyGRPOConfig(GRPOConfig):
         self.check_run(self.total_steps(len(dataset)))
         return dataset
 
+    def check_whole_groups(self, who: str = "Every process") -> None:
+        """Raise `ValueError` unless the rows of a rollout on one process are groups of `num_generations`."""
+        local = self.per_device_train_batch_size * (self.steps_per_generation or 1)
+        if local % (self.num_generations or 1):
+            raise ValueError(
+                f"{who} must hold whole groups: per_device_train_batch_size * steps_per_generation ({local}) must be "
+                f"a multiple of num_generations ({self.num_generations})."
+            )
+
     def check_run(self, total_steps: int) -> None:
         """Raise `ValueError` if a setting does not fit a run of `total_steps` optimizer steps."""
 

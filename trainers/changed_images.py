@@ -63,12 +63,7 @@ class ChangedImageConfig(EntropyGRPOConfig):
             )
         if self.save_adversarial_images < 0:
             raise ValueError(f"save_adversarial_images must be >= 0, got {self.save_adversarial_images}.")
-        local = self.per_device_train_batch_size * (self.steps_per_generation or 1)
-        if local % total:
-            raise ValueError(
-                f"Every process must hold whole groups: per_device_train_batch_size * steps_per_generation ({local}) "
-                f"must be a multiple of num_generations ({total})."
-            )
+        self.check_whole_groups()
 
     def group_parts(self) -> tuple[int, int]:
         """Completions of each group sampled from the clean and from the changed image."""

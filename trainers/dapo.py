@@ -161,12 +161,7 @@ class DapoConfig(EntropyGRPOConfig):
             )
         if self.remove_unused_columns:
             raise ValueError("dynamic_sampling draws whole rows of the data: leave remove_unused_columns off.")
-        local = self.per_device_train_batch_size * (self.steps_per_generation or 1)
-        if local % (self.num_generations or 1):
-            raise ValueError(
-                "With dynamic_sampling every process must hold whole groups: per_device_train_batch_size * "
-                f"steps_per_generation ({local}) must be a multiple of num_generations ({self.num_generations})."
-            )
+        self.check_whole_groups("With dynamic_sampling every process")
 
     def prepare_dataset(
         self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]

@@ -66,12 +66,7 @@ class MixedPolicyConfig(ExpertConfig):
                 f"off_policy_mask_threshold off (got {self.top_entropy_quantile} and "
                 f"{self.off_policy_mask_threshold})."
             )
-        local = self.per_device_train_batch_size * (self.steps_per_generation or 1)
-        if local % (self.num_generations or 1):
-            raise ValueError(
-                f"Every process must hold whole groups: per_device_train_batch_size * steps_per_generation ({local}) "
-                f"must be a multiple of num_generations ({self.num_generations})."
-            )
+        self.check_whole_groups()
 
 
 class MixedPolicyTrainer(EntropyGRPOTrainer):

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any, Literal
 
 from vlm_entropy.data.examples import prompt_tokens, to_example
-from vlm_entropy.data.families import Family, get_family, set_max_tiles, set_pixel_limits
+from vlm_entropy.data.families import Family, get_family
+from vlm_entropy.data.models import limit_images, load_description
 from vlm_entropy.data.rows import BadRow, Row, read_rows
 from vlm_entropy.rewards import get_rewards
 
@@ -117,25 +118,6 @@ class CheckArguments:
             raise ValueError(f"beta must be at least 0, got {self.beta}.")
 
 
-def load_description(name: str) -> tuple[Any, Any]:
-    """Config and processor of a checkpoint, without its weights.
-
-    Raises:
-        ValueError: for a folder that holds no model of a family we know.
-    """
-    import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
-    from transformers import AutoConfig, AutoProcessor
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-        get_family(config.model_type)
-        return config, AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {name!r} is no vision-language model to train: {str(error).splitlines()[0]}"
-        ) from None
-
-
 def load_rows(data: str, images: str | None, *, reward_method: str | None = None) -> tuple[list[Row], list[BadRow]]:
     """Usable and bad rows, every image decoded.
 
@@ -148,18 +130,6 @@ def load_rows(data: str, images: str | None, *, reward_method: str | None = None
     except ValueError:
         read(skip_bad_rows=False)  # says what is wrong with the first row, if that is why none is left
         raise
-
-
-def limit_image_size(processor: Any, arguments: CheckArguments) -> None:
-    """Set the limits in pixels or tiles that the arguments name.
-
-    Raises:
-        ValueError: for a limit that the processor does not have.
-    """
-    if arguments.min_pixels is not None or arguments.max_pixels is not None:
-        set_pixel_limits(processor, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
-    if arguments.max_anyres_num is not None:
-        set_max_tiles(processor, arguments.max_anyres_num)
 
 
 def named_rewards(names: Sequence[str]) -> Mapping[str, Reward | None]:
@@ -226,8 +196,13 @@ def read_material(arguments: CheckArguments) -> Material:
     Raises:
         ValueError: one sentence on what cannot be read at all.
     """
-    config, processor = load_description(arguments.model)
-    limit_image_size(processor, arguments)
+    config, processor = load_description(arguments.model, flag="--model")
+    limit_images(
+        processor,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        max_anyres_num=arguments.max_anyres_num,
+    )
     rows, bad_rows = load_rows(arguments.data, arguments.images, reward_method=arguments.reward_method)
     held_out: list[Row] | None = None
     bad_held_out: list[BadRow] = []
