@@ -128,7 +128,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             )
         super().__init__(model, reward_funcs, args, **kwargs)
         self.add_callback(_CheckRun())
-        self.examples: list[dict] = []
+        self.examples = []
         self._loss_rollout: Rollout | None = None
         self._loss_policy: Policy | None = None
         self._tokens_per_microbatch: Tensor | None = None

@@ -97,9 +97,7 @@ class ChangedImageTrainer(EntropyGRPOTrainer):
     metric_prefix: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for option in ("tools", "environment_factory", "rollout_func"):
-            if kwargs.get(option):
-                raise ValueError(f"{type(self).__name__} samples whole groups itself and does not support {option}.")
+        refuse_other_samplers(kwargs, f"{type(self).__name__} samples whole groups itself and does")
         super().__init__(*args, **kwargs)
         self._layout = get_layout(self.model.config.model_type, self.processing_class)
         self._is_adversarial: list[bool] = []
@@ -165,6 +163,13 @@ class ChangedImageTrainer(EntropyGRPOTrainer):
         total, count = self.accelerator.gather(pair).sum(dim=0).tolist()
         if count > 0:
             self.log_scalar(f"{self.metric_prefix}/{name}", total / count)
+
+
+def refuse_other_samplers(kwargs: dict[str, Any], who: str) -> None:
+    """Raise `ValueError` for an argument of a trainer with which TRL samples in a way of its own."""
+    for option in ("tools", "environment_factory", "rollout_func"):
+        if kwargs.get(option):
+            raise ValueError(f"{who} not support {option}.")
 
 
 def check_groups(prompt_ids: list[list[int]], group: int) -> None:

@@ -19,7 +19,7 @@ from vlm_entropy.rewards import REWARDS, SoftOverlong
 
 from .advantages import check_one_sum
 from .base import EntropyGRPOConfig, EntropyGRPOTrainer
-from .changed_images import ChangedImageTrainer
+from .changed_images import ChangedImageTrainer, refuse_other_samplers
 from .experts import tokenizer_of
 from .rollouts import Scored, join_rollouts, total_rewards
 
@@ -219,9 +219,7 @@ class DapoTrainer(EntropyGRPOTrainer):
         self._rollout_of_step = (-1, 0)
 
     def _check_dynamic_sampling(self, kwargs: dict[str, Any]) -> None:
-        for option in ("tools", "environment_factory", "rollout_func"):
-            if kwargs.get(option):
-                raise ValueError(f"dynamic_sampling does not support {option}.")
+        refuse_other_samplers(kwargs, "dynamic_sampling does")
         if isinstance(kwargs.get("train_dataset"), IterableDataset):
             raise ValueError("dynamic_sampling draws rows by number: train_dataset must not be an IterableDataset.")
         if isinstance(self, ChangedImageTrainer):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .advantages import check_one_sum, group_advantages
 from .base import EntropyGRPOTrainer, Policy
-from .changed_images import check_groups
+from .changed_images import check_groups, refuse_other_samplers
 from .experts import ExpertConfig, expert_token_ids, has_expert, tokenizer_of
 from .pixels import Row, get_layout, join_rows, split_rows
 from .rollouts import Rollout, total_rewards
@@ -86,9 +86,7 @@ class MixedPolicyTrainer(EntropyGRPOTrainer):
     metric_prefix: str
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: MixedPolicyConfig | None = None, **kwargs: Any):
-        for option in ("tools", "environment_factory", "rollout_func"):
-            if kwargs.get(option):
-                raise ValueError(f"{type(self).__name__} samples whole groups itself and does not support {option}.")
+        refuse_other_samplers(kwargs, f"{type(self).__name__} samples whole groups itself and does")
         super().__init__(model, reward_funcs, args, **kwargs)
         self._layout = get_layout(self.model.config.model_type, self.processing_class)
         if isinstance(self.train_dataset, Dataset):
