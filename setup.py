@@ -18,7 +18,8 @@ setup(
     python_requires=">=3.11",
     packages=["vlm_entropy." + name for name in found],
     package_dir={f"vlm_entropy.{room}": room for room in ROOMS},
-    package_data={f"vlm_entropy.{room}": ["py.typed"] for room in ROOMS},
+    package_data={f"vlm_entropy.{room}": ["py.typed"] for room in ROOMS}
+    | {"vlm_entropy.eval.lmms_eval": ["tasks/*.yaml"]},
     install_requires=[
         "accelerate>=1.15,<2",
         "datasets>=5.2,<6",
@@ -27,6 +28,7 @@ setup(
         "matplotlib>=3.10",
         "peft>=0.21.2,<1",
         "pillow>=11",
+        "pycocotools>=2.0.8",
         "pyyaml>=6",
         "qwen-vl-utils>=0.0.14,<0.1",
         "scipy>=1.14",
@@ -43,6 +45,7 @@ setup(
             "vlm-entropy-train=vlm_entropy.trainers.__main__:main",
             "vlm-entropy-data=vlm_entropy.data.__main__:main",
             "vlm-entropy-eval=vlm_entropy.eval.__main__:main",
-        ]
+        ],
+        "lmms_eval.models": ["vlm_entropy=vlm_entropy.eval.lmms_eval.manifest:MANIFEST"],
     },
 )

@@ -1,6 +1,7 @@
 """`python -m vlm_entropy.data COMMAND --flag value ...`: make, convert, check or spoil data, or build a tiny model.
 
-A command is a dataclass of arguments and a function from it to the text to print, in `COMMANDS`.
+A command is a dataclass of arguments and a function from it to the text to print (none on other processes than the
+first), in `COMMANDS`.
 """
 
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from . import convert, make, noise_files, preflight
+from . import convert, curate, make, noise_files, pairs, preflight, traces
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -42,6 +43,10 @@ class BuildArguments:
             "Relative coordinates need 1000, pixel coordinates the image size."
         },
     )
+    words: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further words that are one token each; those of a task make its texts shorter."},
+    )
 
 
 def build(arguments: BuildArguments) -> str:
@@ -59,6 +64,9 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], str]]] = {
     "convert": (convert.ConvertArguments, convert.run),
     "check": (preflight.CheckArguments, preflight.run),
     "noise": (noise_files.NoiseArguments, noise_files.run),
+    "pairs": (pairs.PairsArguments, pairs.run),
+    "traces": (traces.TracesArguments, traces.run),
+    "curate": (curate.CurateArguments, curate.run),
 }
 
 
@@ -74,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         parser = TrlParser(arguments_class, prog=f"{PROGRAM} {command}")
         (arguments,) = parser.parse_args_and_config(argv[1:])
-        print(run(arguments))
+        if text := run(arguments):
+            print(text)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{PROGRAM}: {error}") from None
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_entropy.rewards.geometry import SPACES
+from vlm_entropy.rewards.geometry import SPACES, Size
 
 from .families import Family
 from .prompts import format_question
@@ -128,16 +128,38 @@ def build_dataset(
     return Dataset.from_dict(columns, features=Features(features))
 
 
+def chat_tokens(
+    messages: Sequence[dict[str, str]], image_sizes: Sequence[Size], *, family: Family, processor: Any
+) -> tuple[int, int]:
+    """Return (tokens of a prompt with its images, image tokens among them), without opening an image.
+
+    Args:
+        messages: chat messages of plain text; the images stand before the text of the first user message.
+        image_sizes: (width, height) in pixels of each image.
+        family, processor: as in `to_example`.
+    """
+    first = next(place for place, message in enumerate(messages) if message["role"] == "user")
+    chat = [
+        {
+            "role": message["role"],
+            "content": [
+                *({"type": "image"} for _ in (image_sizes if place == first else ())),
+                {"type": "text", "text": message["content"]},
+            ],
+        }
+        for place, message in enumerate(messages)
+    ]
+    text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    text_tokens = len(processor.tokenizer(text)["input_ids"])
+    image_tokens = sum(family.image_tokens(size, processor) for size in image_sizes)
+    # the text holds one placeholder per image
+    return text_tokens + image_tokens + len(image_sizes) * (family.image_frame_tokens - 1), image_tokens
+
+
 def prompt_tokens(row: Row, *, family: Family, processor: Any, task_type: str = "default") -> tuple[int, int]:
     """Return (tokens of the prompt with its images, image tokens among them), without opening an image."""
-    content = [{"type": "image"} for _ in row.images]
-    content.append({"type": "text", "text": format_question(row.question, task_type)})
-    messages = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    text_tokens = len(processor.tokenizer(text)["input_ids"])
-    image_tokens = sum(family.image_tokens(size, processor) for size in row.image_sizes)
-    # the text holds one placeholder per image
-    return text_tokens + image_tokens + len(row.images) * (family.image_frame_tokens - 1), image_tokens
+    messages = [{"role": "user", "content": format_question(row.question, task_type)}]
+    return chat_tokens(messages, row.image_sizes, family=family, processor=processor)
 
 
 def check_prompt_fits(

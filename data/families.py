@@ -150,3 +150,9 @@ def set_max_tiles(processor: Any, max_tiles: int) -> None:
     if max_tiles < max(1, image_processor.min_patches):
         raise ValueError(f"At least {max(1, image_processor.min_patches)} tiles are needed, got {max_tiles}.")
     image_processor.max_patches = max_tiles
+
+
+def vision_token_ids(config: Any) -> set[int]:
+    """Ids of the tokens that stand for an image or video in a prompt and mean nothing in a completion."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {getattr(config, name) for name in names if getattr(config, name, None) is not None}

@@ -1,9 +1,10 @@
-"""The size of an image file as it is shown, and whether the file is whole, from its header and its end alone."""
+"""Image files: the size as shown and whether the file is whole, from its header and end alone; and the picture."""
 
 import os
+from io import BytesIO
 from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from vlm_entropy.rewards.geometry import Size
 
@@ -79,3 +80,24 @@ def image_size(path: str, *, decode: bool = False) -> Size | str:
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         return f"the image {path!r} is {width}x{height}; a side may be at most {MAX_ASPECT_RATIO} times the other."
     return width, height
+
+
+def open_image(source: str | bytes, *, upright: bool) -> Image.Image:
+    """The decoded picture as RGB.
+
+    Args:
+        source: path of a file, or an encoded image.
+        upright: turn it as its EXIF orientation says, which is what the trainers see; False keeps the stored raster,
+            which the boxes of published data sets belong to.
+
+    Raises:
+        ValueError: for a file that is missing or cannot be decoded.
+    """
+    name = "the embedded image" if isinstance(source, bytes) else f"the image {source!r}"
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"{name} does not exist.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error

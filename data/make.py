@@ -51,7 +51,7 @@ class MakeArguments:
     )
     objects: int | None = field(
         default=None,
-        metadata={"help": "shapes: shapes in each image, 1 to 12; more distractors are harder. Default 2."},
+        metadata={"help": "shapes, pairs: shapes in each image, 1 to 12; more are harder. Default 2; pairs 2 or 3."},
     )
     elements: int | None = field(
         default=None, metadata={"help": "gui: widgets on each screen, 1 to 17; more are harder. Default 4."}
@@ -67,6 +67,13 @@ class MakeArguments:
     )
     noise: float | None = field(
         default=None, metadata={"help": "pairs: share of training rows with the wrong label, 0 to 1. Default 0."}
+    )
+    noise_on: Literal["any", "grained"] | None = field(
+        default=None,
+        metadata={"help": "pairs: wrong labels on any row, or only where it is hard to see. Default any."},
+    )
+    grain: float | None = field(
+        default=None, metadata={"help": "pairs: share of pictures that grain makes hard to see, 0 to 1. Default 0."}
     )
 
 

@@ -1,23 +1,27 @@
 """Preference pairs: two answers to a question about a picture, one right and one subtly wrong."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from PIL import Image
 
 from . import geometry_task, shapes
 from .geometry_task import Problem, draw_problem
-from .noise import noisy_preference, select_noisy
+from .noise import select_noisy
+from .pairs import balanced, flip, pairwise_question
 from .shapes import COLOURS, COLUMNS_OF_IMAGE, ROWS_OF_IMAGE, SHAPES, Scene, Shape, draw_scene, region
 from .tasks import check_rows, conversation, distinct, empty_folder, write_split
 
 Over = Literal["shapes", "geometry"]
+NoiseOn = Literal["any", "grained"]
 GRID = 8
 READINGS = 200
+GRAIN = 0.7
+"""Share of the grain in a grained picture: noise of 0.7 on a signal of 0.3 hides a shape from most looks."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Pair:
     question: str
     right: str
     wrong: str
+    grain: int | None = None
+    """Seed of the grain over the picture, None for a clear one."""
 
 
 def name_of(shape: Shape) -> str:
@@ -66,16 +72,17 @@ def count_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
     return "How many shapes are there?", f"There are {right}.", f"There are {wrong}."
 
 
-def draw_shapes_pair(rng: random.Random) -> Pair:
-    """A pair about two or three shapes: a wrong place, colour, kind or number."""
+def draw_shapes_pair(rng: random.Random, objects: int | None = None) -> Pair:
+    """A pair about so many shapes, two or three by default: a wrong place, colour, kind or, by default, number."""
+    makers: list[Callable[[Scene, random.Random], tuple[str, str, str] | None]] = [
+        place_pair,
+        partial(name_pair, part="colour"),
+        partial(name_pair, part="kind"),
+    ]
+    if objects is None:
+        makers.append(count_pair)
     while True:
-        scene = draw_scene(rng, grid=GRID, objects=rng.choice((2, 3)))
-        makers: tuple[Callable[[Scene, random.Random], tuple[str, str, str] | None], ...] = (
-            place_pair,
-            partial(name_pair, part="colour"),
-            partial(name_pair, part="kind"),
-            count_pair,
-        )
+        scene = draw_scene(rng, grid=GRID, objects=objects or rng.choice((2, 3)))
         texts = rng.choice(makers)(scene, rng)
         if texts is not None:
             return Pair(scene, *texts)
@@ -112,7 +119,7 @@ def _solution(problem: Problem) -> str:
     return f"{' '.join(problem.steps)}. The answer is {problem.answer}."
 
 
-DRAW: dict[str, Callable[[random.Random], Pair]] = {"shapes": draw_shapes_pair, "geometry": draw_geometry_pair}
+DRAW: dict[str, Callable[..., Pair]] = {"shapes": draw_shapes_pair, "geometry": draw_geometry_pair}
 
 
 def pair_key(pair: Pair) -> tuple[object, ...]:
@@ -123,30 +130,27 @@ def pair_key(pair: Pair) -> tuple[object, ...]:
 
 
 def render(pair: Pair, *, image_size: int) -> Image.Image:
-    """Paint the picture of a pair."""
+    """Paint the picture of a pair, under its grain if it has one."""
     if isinstance(pair.picture, Problem):
-        return geometry_task.render(pair.picture, image_size=image_size)
-    return shapes.render(pair.picture, image_size=image_size, grid=GRID)
-
-
-def prompt(question: str, responses: tuple[str, str]) -> str:
-    """The judge's question about two responses."""
-    return (
-        f"Question: {question}\nResponse 1: {responses[0]}\nResponse 2: {responses[1]}\n"
-        "Which response is better, 1 or 2?"
-    )
+        image = geometry_task.render(pair.picture, image_size=image_size)
+    else:
+        image = shapes.render(pair.picture, image_size=image_size, grid=GRID)
+    if pair.grain is None:
+        return image
+    grain = Image.frombytes("RGB", image.size, random.Random(pair.grain).randbytes(3 * image.width * image.height))
+    return Image.blend(image.convert("RGB"), grain, GRAIN)
 
 
 def trace(responses: tuple[str, str], label: str) -> str:
-    """A comparison whose verdict is `label`."""
+    """What the picture shows, by the response that `label` names, and what either response says; then the verdict."""
     return (
-        f"<think>Response 1 says: {responses[0]} Response 2 says: {responses[1]} "
-        f"The image agrees with response {label}.</think><answer>{label}</answer>"
+        f"<think>{responses[int(label) - 1]} Response 1 says: {responses[0]} Response 2 says: {responses[1]}</think>"
+        f"<answer>{label}</answer>"
     )
 
 
 def pair_row(
-    pair: Pair, image: str, row_id: int, *, right_first: bool, is_noisy: bool | None = None
+    pair: Pair, image: str, row_id: int, *, right_first: bool, is_noisy: bool | None = None, grained: bool = False
 ) -> dict[str, object]:
     """One VLM-R1 row whose answer is the better response.
 
@@ -156,8 +160,8 @@ def pair_row(
                            {"from": "gpt", "value": "2"}],
          "question": "Where is the red square?",
          "responses": ["The red square is at the top left.", "The red square is at the top right."],
-         "trace": "<think>Response 1 says: ... The image agrees with response 2.</think><answer>2</answer>",
-         "is_noisy": false}
+         "trace": "<think>The red square is at the top right. Response 1 says: ...</think><answer>2</answer>",
+         "is_noisy": false, "is_grained": true}
 
     The verdict of `trace` is the label of the row, wrong where that is wrong.
 
@@ -167,25 +171,37 @@ def pair_row(
         row_id: number of the row.
         right_first: whether the right response is response 1.
         is_noisy: whether the label is wrong; None for a file without that column.
+        grained: whether to write the column `is_grained`.
     """
     responses = (pair.right, pair.wrong) if right_first else (pair.wrong, pair.right)
     label = "1" if right_first else "2"
-    label = noisy_preference(label) if is_noisy else label
+    label = flip(label) if is_noisy else label
     return {
         "id": row_id,
         "image": image,
-        "conversations": conversation(prompt(pair.question, responses), label),
+        "conversations": conversation(pairwise_question(pair.question, responses), label),
         "question": pair.question,
         "responses": list(responses),
         "trace": trace(responses, label),
-    } | ({} if is_noisy is None else {"is_noisy": is_noisy})
+        **({} if is_noisy is None else {"is_noisy": is_noisy}),
+        **({"is_grained": pair.grain is not None} if grained else {}),
+    }
 
 
-def balanced(rng: random.Random, count: int) -> list[bool]:
-    """`count` truth values in random order, as many True as False (one more True if `count` is odd)."""
-    values = [place % 2 == 0 for place in range(count)]
-    rng.shuffle(values)
-    return values
+def wrong_labels(rows: int, noise: float, seed: int, *, among: Sequence[int] | None) -> set[int]:
+    """Row numbers of wrong labels: `round(noise * rows)` of all rows, or of those `among` which they are to be.
+
+    Raises:
+        ValueError: for a share outside [0, 1], or fewer rows than wrong labels.
+    """
+    if among is None:
+        return set(select_noisy(rows, noise, seed))
+    count = len(select_noisy(rows, noise, seed))
+    if count > len(among):
+        raise ValueError(
+            f"noise {noise} asks for {count} wrong labels among grained pictures, of which are {len(among)}"
+        )
+    return {among[place] for place in select_noisy(len(among), count / len(among) if among else 0.0, seed)}
 
 
 def make_pairs(
@@ -196,7 +212,10 @@ def make_pairs(
     held_out: int | None = None,
     image_size: int | None = None,
     over: Over = "shapes",
+    objects: int | None = None,
     noise: float = 0.0,
+    noise_on: NoiseOn = "any",
+    grain: float = 0.0,
 ) -> tuple[Path, Path]:
     """Write `images/*.png`, `train.jsonl` and `heldout.jsonl` under `out_dir`; equal arguments give equal bytes.
 
@@ -205,12 +224,18 @@ def make_pairs(
     Args:
         out_dir: new or empty folder.
         rows: training rows, >= 1.
-        seed: of the pairs, their order and the noise; independent of Python's global generator.
+        seed: of the pairs, their order, the noise and the grain; independent of Python's global generator.
         held_out: held-out rows, >= 0, never noisy; None means rows // 4.
         image_size: side of the square image in pixels: a multiple of 8 for shapes, >= 80 for geometry; None means 32
             for shapes and 96 for geometry.
         over: what the pictures show, `shapes` or `geometry`.
+        objects: shapes in each picture, >= 1; fewer are easier. None means two or three, and questions of
+            their number; not for geometry.
         noise: share of wrong labels among the training rows, in [0, 1]; more than 0 adds the column `is_noisy`.
+        noise_on: where the wrong labels are: on `any` row alike, or only on `grained` pictures, as of annotators who
+            err where it is hard to see.
+        grain: share of the pictures of each file, in [0, 1], that heavy grain makes hard to see; more than 0 adds the
+            column `is_grained`.
 
     Returns:
         The paths of the two JSONL files.
@@ -222,22 +247,32 @@ def make_pairs(
     check_rows(rows, held_out)
     if over not in DRAW:
         raise ValueError(f"over is {over!r}; allowed are {', '.join(DRAW)}")
+    if objects is not None and (over != "shapes" or objects < 1):
+        raise ValueError(
+            f"objects must be at least 1, and only pictures of shapes have them; got {objects} over {over}"
+        )
+    if noise_on not in get_args(NoiseOn):
+        raise ValueError(f"noise_on is {noise_on!r}; allowed are {', '.join(get_args(NoiseOn))}")
     if image_size is None:
         image_size = 32 if over == "shapes" else 96
     if over == "geometry":
         geometry_task.check_size(image_size)
     elif image_size < GRID or image_size % GRID:
         raise ValueError(f"image_size must be a multiple of {GRID}, got {image_size}")
-    noisy = set(select_noisy(rows, noise, seed))
+    grained = select_noisy(rows, grain, seed + 1), select_noisy(held_out, grain, seed + 2)
+    noisy = wrong_labels(rows, noise, seed, among=grained[0] if noise_on == "grained" else None)
     rng = random.Random(seed)
-    pairs = distinct(lambda _: DRAW[over](rng), rows + held_out, key=pair_key, advice="use fewer rows")
+    options = {} if objects is None else {"objects": objects}
+    pairs = distinct(lambda _: DRAW[over](rng, **options), rows + held_out, key=pair_key, advice="use fewer rows")
     orders = balanced(rng, rows), balanced(rng, held_out)
+    for place in [*grained[0], *(rows + row for row in grained[1])]:
+        pairs[place] = replace(pairs[place], grain=seed + place)
     folder = empty_folder(out_dir)
     paint = partial(render, image_size=image_size)
 
     def to_row(pair: Pair, image: str, row_id: int, *, order: list[bool], wrong: set[int]) -> dict[str, object]:
         is_noisy = row_id in wrong if noise > 0 else None
-        return pair_row(pair, image, row_id, right_first=order[row_id], is_noisy=is_noisy)
+        return pair_row(pair, image, row_id, right_first=order[row_id], is_noisy=is_noisy, grained=grain > 0)
 
     train_row, held_row = partial(to_row, order=orders[0], wrong=noisy), partial(to_row, order=orders[1], wrong=set())
     train = write_split(folder, "train", pairs[:rows], render=paint, to_row=train_row)

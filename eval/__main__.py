@@ -1,4 +1,4 @@
-"""Evaluate and compare: `python -m vlm_entropy.eval run --model DIR --data_file_paths heldout.jsonl --out DIR`."""
+"""Evaluate and compare: `python -m vlm_entropy.eval run --model DIR --bench screenspot --data DIR --out DIR`."""
 
 import os
 import sys
@@ -11,10 +11,18 @@ from vlm_entropy.data import torchvision_compat  # noqa: F401  must come before 
 
 from trl import TrlParser  # isort: skip
 
+from .arguments import RunArguments, ScoreArguments
+from .paired import PairedArguments, SpreadArguments, paired, spread
 from .report import ReportArguments, report
-from .runner import RunArguments, evaluate
+from .runner import run, score
 
-COMMANDS: dict[str, tuple[Any, Callable]] = {"run": (RunArguments, evaluate), "report": (ReportArguments, report)}
+COMMANDS: dict[str, tuple[Any, Callable[[Any], None]]] = {
+    "run": (RunArguments, run),
+    "score": (ScoreArguments, score),
+    "paired": (PairedArguments, paired),
+    "spread": (SpreadArguments, spread),
+    "report": (ReportArguments, report),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,6 +26,8 @@ class Item:
     """Stored (width, height) of the first image."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the record."""
+    unit: str | None = None
+    """What is drawn independently: the id of the data set's item where that asks several questions, else None."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,6 @@ class Benchmark:
     protocols: dict[str, Protocol]
     """By name; the first is the default."""
     sizes: Mapping[str | None, int] = field(default_factory=dict)
-    """Published number of items by split (None: without splits), to warn of another one."""
+    """Published number of items by split (None: of all of them), to warn of another one."""
     expand: Callable[[Item], list[Item]] = one_item
     """The questions that one item of the data set asks, such as both orders of two responses."""

@@ -15,7 +15,7 @@ CURVES = {"reward": "mean reward", "entropy": "token entropy (nats)", "two_stage
 
 @dataclass
 class ReportArguments:
-    """Compare training runs: held-out accuracy, and entropy along the way."""
+    """Compare training runs: figures on held-out rows, and entropy along the way."""
 
     runs: list[str] = field(
         metadata={
@@ -29,11 +29,13 @@ def report(arguments: ReportArguments) -> None:
     """Print the table, and write it with the curves.
 
     Raises:
-        ValueError: for a run without result.json.
+        ValueError: for a run without result.json, or runs evaluated on different benchmarks.
     """
     results = {Path(run).name: read_result(Path(run)) for run in arguments.runs}
     metrics = {Path(run).name: read_metrics(Path(run)) for run in arguments.runs}
     metrics = {name: lines for name, lines in metrics.items() if lines}
+    if len(kinds := {(result["bench"], tuple(result["metrics"])) for result in results.values()}) > 1:
+        raise ValueError(f"The runs were evaluated on different benchmarks: {', '.join(sorted(k for k, _ in kinds))}.")
     table = markdown_table(results, metrics)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -75,18 +77,19 @@ def entropy_at(lines: Metrics, step: int | None, *, window: int = WINDOW) -> flo
 
 
 def markdown_table(results: dict[str, dict], metrics: dict[str, Metrics]) -> str:
+    """A line per run: the two leading metrics of its evaluation, and its entropy at three moments."""
     switch = switch_step(metrics)
-    lines = [
-        f"| run | accuracy@0.5 [95 %] | mean IoU | entropy: start | at step {switch} | end |",
-        "|---|---|---|---|---|---|",
-    ]
+    names = list(next(iter(results.values()))["metrics"])[:2]
+    header = [f"{names[0]} [95 %]", *names[1:], "entropy: start", f"at step {switch}", "end"]
+    lines = [f"| run | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
     for name, result in results.items():
-        low, high = result["accuracy@0.5_interval"]
         run = metrics.get(name, [])
         steps = (0, switch, run[-1]["step"]) if run else (None, None, None)
+        leading, *others = [result["metrics"][metric] for metric in names]
+        interval = f"{_number(leading['value'])} [{_number(leading['low'])}, {_number(leading['high'])}]"
+        figures = [interval, *(_number(other["value"]) for other in others)]
         entropies = [_number(entropy_at(run, step)) for step in steps]
-        accuracy = f"{result['accuracy@0.5']:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"| {name} | {accuracy} | {result['mean_iou']:.3f} | {' | '.join(entropies)} |")
+        lines.append(f"| {name} | {' | '.join([*figures, *entropies])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,139 +1,162 @@
-"""Answer every row of a data file with a model, and score the boxes in the answers."""
+"""Ask a model all items of a benchmark, keep every answer, and score them: `eval run`, and `eval score` without it."""
 
 import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
-
-import torch
-from datasets import Dataset
-from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import prepare_multimodal_messages
-
-from vlm_entropy.data.examples import build_dataset
-from vlm_entropy.data.families import get_family
+from vlm_entropy.data.asking import Engine, Prompt, TransformersEngine, ask
+from vlm_entropy.data.examples import chat_tokens
+from vlm_entropy.data.families import Family, get_family
+from vlm_entropy.data.generation import Decoding
+from vlm_entropy.data.models import image_limits, limit_images, load_description
+from vlm_entropy.data.processes import processes
+from vlm_entropy.data.resumable import claim
 from vlm_entropy.data.rows import read_rows
-from vlm_entropy.rewards import find_answer, find_box, iou_reward
+from vlm_entropy.data.vllm_engine import VllmEngine
 
-from .statistics import wilson_interval
-
-
-@dataclass
-class RunArguments:
-    """One answer of a model to each held-out row, scored by IoU with the gold box."""
-
-    model: str = field(metadata={"help": "Folder with the checkpoint, or its name on the hub."})
-    data_file_paths: str = field(metadata={"help": "JSON Lines files in VLM-R1's format, joined by ':'."})
-    out: str = field(metadata={"help": "Folder for predictions.jsonl and result.json."})
-    image_folders: str | None = field(
-        default=None, metadata={"help": "One folder per data file, joined by ':', that its image paths start from."}
-    )
-    task_type: str = field(default="default", metadata={"help": "Prompt template, the one of the training run."})
-    solution_space: Literal["absolute", "relative_1000", "relative_1"] = field(
-        default="absolute", metadata={"help": "Coordinates of the boxes in the data, as in training."}
-    )
-    batch_size: int = field(default=16, metadata={"help": "Rows answered at a time; larger is faster, takes memory."})
-    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens; longer ones are cut off."})
-
-    temperature: float = field(
-        default=0.0, metadata={"help": "0: the greedy answer. Above: one sampled answer; 1 is the policy as trained."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the sampled answers."})
-
-    def __post_init__(self):
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be a finite number >= 0, got {self.temperature}.")
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+from .arguments import ROWS, DataArguments, RunArguments, ScoreArguments
+from .benchmarks import BENCHMARKS
+from .benchmarks.rows import SYNTHETIC, rows_protocol
+from .items import check_ids, digest, items_hash, picture_sizes, read_items, row_items, take
+from .protocols import Item, Protocol, View
+from .provenance import model_hash
+from .result import DECODING, write_lines, write_result
 
 
-def evaluate(arguments: RunArguments) -> None:
-    """Write `predictions.jsonl`, a line per row, and `result.json`, the summary with all that can move it."""
-    rows, _ = read_rows(arguments.data_file_paths, arguments.image_folders)
-    processor = AutoProcessor.from_pretrained(arguments.model, padding_side="left")
-    model: Any = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype="auto").eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = build_dataset(
-        rows,
-        family=get_family(model.config.model_type),
-        processor=processor,
-        task_type=arguments.task_type,
-        solution_space=arguments.solution_space,
-    )
-    decoding: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "do_sample": arguments.temperature > 0}
-    if arguments.temperature > 0:
-        decoding |= {"temperature": arguments.temperature, "top_k": 0}
-        torch.manual_seed(arguments.seed)
-    responses = list(answer(model, processor, dataset, batch_size=arguments.batch_size, decoding=decoding))
-    columns = dataset.select_columns(["solution", "image_size", "input_size", "coordinate_space", "solution_space"])
-    scores = iou_reward(responses, **columns.to_dict())
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        for row, response, score in zip(rows, responses, scores, strict=True):
-            line = {"source": row.source, "question": row.question, "solution": row.answer}
-            file.write(json.dumps({**line, "response": response, "iou": score}) + "\n")
-    result = {**summarise(responses, scores), **describe(arguments)}
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    low, high = result["accuracy@0.5_interval"]
-    print(
-        f"{arguments.model}: accuracy@0.5 {result['accuracy@0.5']:.3f} [{low:.3f}, {high:.3f}], "
-        f"mean IoU {result['mean_iou']:.3f}, {result['rows']} rows"
-    )
+def run(arguments: RunArguments) -> None:
+    """Write `predictions.jsonl` (every answer), `scores.jsonl` (every item) and `result.json`; print the figures.
 
-
-@torch.inference_mode()
-def answer(
-    model: Any, processor: Any, dataset: Dataset, *, batch_size: int, decoding: dict[str, Any]
-) -> Iterator[str]:
-    """The completion of each row's prompt, its images first; `decoding` goes to `generate`."""
-    pad_token_id = processor.tokenizer.pad_token_id
-    for start in tqdm(range(0, len(dataset), batch_size), desc="answers", unit="batch"):
-        batch = dataset[start : start + batch_size]
-        conversations = [
-            prepare_multimodal_messages(prompt, images=images)
-            for images, prompt in zip(batch["images"], batch["prompt"], strict=True)
-        ]
-        inputs = processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        ).to(model.device)
-        ids = model.generate(**inputs, **decoding, pad_token_id=pad_token_id)
-        yield from processor.batch_decode(ids[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
-
-
-def summarise(responses: Sequence[str], scores: Sequence[float | None]) -> dict[str, Any]:
-    """Accuracy at IoU > 0.5 with its 95 % Wilson interval, mean IoU, and why answers failed.
-
-    Rows whose gold is no box (score None) are counted, and left out of every mean.
+    Run again after a kill, it asks what is left; run again when done, it only scores. Under `torchrun` or
+    `accelerate launch` the items are shared among the processes.
     """
-    judged = [(response, score) for response, score in zip(responses, scores, strict=True) if score is not None]
-    if not judged:
-        raise ValueError("No row can be judged: none of the answers in the data is a box on an image.")
-    answers = [find_answer(response) for response, _ in judged]
-    correct = sum(score > 0.5 for _, score in judged)
-    return {
-        "rows": len(judged),
-        "unjudged_rows": len(scores) - len(judged),
-        "accuracy@0.5": correct / len(judged),
-        "accuracy@0.5_interval": wilson_interval(correct, len(judged)),
-        "mean_iou": sum(score for _, score in judged) / len(judged),
-        "no_answer": sum(text is None for text in answers) / len(judged),
-        "malformed": sum(text is not None and find_box(text) is None for text in answers) / len(judged),
+    folder = Path(arguments.out)
+    protocol, items, published = resolve(arguments)
+    config, processor = load_description(arguments.model, flag="--model", revision=arguments.revision)
+    family = get_family(config.model_type)
+    limits = ("min_pixels", "max_pixels", "max_anyres_num")
+    limit_images(processor, **{name: getattr(arguments, name) for name in limits})
+    space = arguments.coordinate_space or family.space
+    views = [item_view(item, family=family, processor=processor, space=space) for item in items]
+    prompts = [
+        item_prompt(item, view, protocol=protocol, family=family, processor=processor)
+        for item, view in zip(items, views, strict=True)
+    ]
+    images = [item.images for item in items]
+    decoding = chosen_decoding(arguments, protocol)
+    settings = {
+        **asdict(arguments),
+        **asdict(decoding),
+        **dict.fromkeys(limits),
+        **image_limits(processor),
+        "protocol": arguments.protocol or next(iter(protocols(arguments))),
+        "coordinate_space": space,
+        "model_type": family.model_type,
+        "model_hash": model_hash(arguments.model, config),
+        "items_hash": items_hash(items),
+        "prompts_hash": digest(prompt.messages for prompt in prompts),
     }
+    del settings["out"]
+    claim(folder, settings)
+    finished = ask(
+        prompts,
+        partial(load_engine, arguments, processor, config=config, max_images=max(map(len, images), default=0)),
+        folder=folder,
+        decoding=decoding,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        upright=arguments.bench in ROWS,
+    )
+    if processes().is_main_process:
+        ordered = sorted(finished.lines, key=lambda line: (line["row"], line["sample"]))
+        places = [line.pop("row") for line in ordered]
+        lines = [
+            {"id": items[place].id, "input_size": views[place].input_size, **line}
+            for place, line in zip(places, ordered, strict=True)
+        ]
+        write_lines(folder / "predictions.jsonl", lines)
+        write_result(folder, settings, protocol, items, lines, published=published, seconds=finished.seconds)
+    processes().wait_for_everyone()
 
 
-def describe(arguments: RunArguments) -> dict[str, Any]:
-    packages = ("vlm-entropy", "torch", "transformers")
-    return {**vars(arguments), "versions": {name: version(name) for name in packages}}
+def item_view(item: Item, *, family: Family, processor: Any, space: str) -> View:
+    """How the model sees an item."""
+    size = item.image_size and family.input_size(item.image_size, processor.image_processor)
+    return View(family.model_type, space, size)
+
+
+def item_prompt(item: Item, view: View, *, protocol: Protocol, family: Family, processor: Any) -> Prompt:
+    """The question about an item, with its length."""
+    messages = protocol.prompt(item, view)
+    sizes = [item.image_size, *picture_sizes(item.images[1:])] if item.image_size else []
+    tokens, _ = chat_tokens(messages, sizes, family=family, processor=processor)
+    return Prompt(messages, item.images, tokens)
+
+
+def load_engine(arguments: RunArguments, processor: Any, *, config: Any, max_images: int) -> Engine:
+    """What `--engine` names, with the model loaded."""
+    if arguments.engine == "transformers":
+        return TransformersEngine(arguments.model, processor, revision=arguments.revision)
+    limits = {"config": config, "max_images": max_images}
+    return VllmEngine(arguments.model, processor, revision=arguments.revision, **limits)
+
+
+def score(arguments: ScoreArguments) -> None:
+    """Write `scores.jsonl` and `result.json` of a run anew."""
+    folder = Path(arguments.run)
+    if not (folder / "predictions.jsonl").is_file():
+        raise ValueError(f"{str(folder / 'predictions.jsonl')!r} is missing: `eval run` writes it when it is done.")
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    changed = {name: value for name, value in vars(arguments).items() if name != "run" and value is not None}
+    data = DataArguments(**{option.name: {**settings, **changed}[option.name] for option in fields(DataArguments)})
+    protocol, items, published = resolve(data)
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    if items_hash(items) != settings["items_hash"]:
+        raise ValueError(f"{data.data!r} is not the data that {str(folder)!r} has answers to: its items differ.")
+    write_result(
+        folder, settings, protocol, items, lines, published=published, seconds=None, scored_by=arguments.protocol
+    )
+
+
+def protocols(arguments: DataArguments) -> dict[str, Protocol]:
+    """The protocols of `--bench`.
+
+    Raises:
+        ValueError: for an unknown benchmark, or rewards that judge nothing.
+    """
+    if arguments.bench in ROWS:
+        names = arguments.rewards or SYNTHETIC.get(arguments.bench, ["iou"])
+        rules = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
+        return {"rewards": rows_protocol(names, **rules)}
+    if arguments.bench not in BENCHMARKS:
+        raise ValueError(f"--bench is {arguments.bench!r}; allowed are {', '.join([*ROWS, *BENCHMARKS])}.")
+    return BENCHMARKS[arguments.bench].protocols
+
+
+def resolve(arguments: DataArguments) -> tuple[Protocol, list[Item], int | None]:
+    """The protocol and the items that the arguments name, checked, and how many items the published data asks.
+
+    Raises:
+        ValueError: for a name that is unknown, or data that cannot be used.
+    """
+    known = protocols(arguments)
+    name = arguments.protocol or next(iter(known))
+    if name not in known:
+        raise ValueError(f"--protocol is {name!r}; {arguments.bench} has {', '.join(known)}.")
+    if arguments.bench in ROWS:
+        rows, _ = read_rows(arguments.data, arguments.images)
+        return known[name], take(row_items(rows), arguments.limit, seed=arguments.limit_seed), None
+    benchmark, split = BENCHMARKS[arguments.bench], arguments.split
+    every = read_items(benchmark, arguments.data, source=arguments.format, split=split, images=arguments.images)
+    items = take(every, arguments.limit, seed=arguments.limit_seed)
+    questions = [question for item in items for question in benchmark.expand(item)]
+    check_ids(questions, arguments.data)
+    published = benchmark.sizes.get(split, benchmark.sizes.get(None))
+    return known[name], questions, published and published * len(questions) // len(items)
+
+
+def chosen_decoding(arguments: RunArguments, protocol: Protocol) -> Decoding:
+    """The protocol's decoding, with what the arguments say otherwise."""
+    given = {name: getattr(arguments, name) for name in DECODING}
+    return Decoding(**{name: getattr(protocol, name) if given[name] is None else given[name] for name in DECODING})

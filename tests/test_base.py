@@ -8,10 +8,10 @@ from support import FAST, Recorder, dataset_of, uneven_reward
 from transformers import AutoConfig
 from trl import GRPOTrainer
 
+from vlm_entropy.data.families import vision_token_ids
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
 from vlm_entropy.trainers.rollouts import merge_rollout
 from vlm_entropy.trainers.sampler import EpochSampler
-from vlm_entropy.trainers.vision_inputs import vision_token_ids
 
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 SIGNATURES = {

@@ -54,8 +54,7 @@ def test_a_row_holds_two_responses_and_the_number_of_the_better_one():
         ],
         "question": "Where is it?",
         "responses": ["Right.", "Left."],
-        "trace": "<think>Response 1 says: Right. Response 2 says: Left. The image agrees with response 2.</think>"
-        "<answer>2</answer>",
+        "trace": "<think>Left. Response 1 says: Right. Response 2 says: Left.</think><answer>2</answer>",
     }
 
 

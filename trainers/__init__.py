@@ -17,6 +17,7 @@ from .clip_cov import ClipCovConfig, ClipCovTrainer
 from .covariance import covariance
 from .dapo import DapoConfig, DapoTrainer, informative_groups
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer, group_reward_std, reshape_advantages
+from .egt import EgtConfig, EgtTrainer, training_order
 from .entropy_advantage import EntropyAdvantageConfig, EntropyAdvantageTrainer, entropy_advantage
 from .entropy_minimisation import EntropyMinimisationConfig, EntropyMinimisationTrainer
 from .entropy_reward import EntropyRewardConfig, EntropyRewardTrainer, entropy_reward
@@ -44,6 +45,8 @@ __all__ = [
     "DapoTrainer",
     "EcvgpoConfig",
     "EcvgpoTrainer",
+    "EgtConfig",
+    "EgtTrainer",
     "EntropyAdvantageConfig",
     "EntropyAdvantageTrainer",
     "EntropyGRPOConfig",
@@ -95,4 +98,5 @@ __all__ = [
     "select_tokens",
     "self_certainty",
     "top_covariance",
+    "training_order",
 ]

@@ -18,12 +18,13 @@ from vlm_entropy.data.families import Family, get_family
 from vlm_entropy.data.models import limit_images, load_description
 from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
-from vlm_entropy.rewards import get_rewards, is_ours
+from vlm_entropy.rewards import get_reward, is_ours
 
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
 from .freezing import freeze_vision
 from .methods import Method
 from .metrics import MetricsWriter
+from .reward_model import PREFIX, RewardModelReward
 from .sft import SupervisedConfig
 from .table import methods_table
 
@@ -78,6 +79,9 @@ def prepare(argv: Sequence[str]) -> Run:
     template = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
     dataset = build_dataset(rows, family=family, processor=processor, **template)
     check_rewards(rewards, dataset)
+    for reward in rewards:
+        if isinstance(reward, RewardModelReward):
+            reward.check_run(config, dataset)
     names = [get_callable_name(reward) for reward in rewards]
     dataset = config.prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=names)
     dataset, eval_dataset = split_dataset(dataset, config, share=arguments.val_split_ratio)
@@ -88,7 +92,24 @@ def prepare(argv: Sequence[str]) -> Run:
 def named_rewards(arguments: RunArguments) -> list[Callable]:
     """The rewards of --reward_funcs, as VLM-R1's flags would have them."""
     task_type = arguments.task_type if arguments.is_reward_customized_from_vlm_module else None
-    return get_rewards(arguments.reward_funcs, compat=arguments.reward_compat, task_type=task_type)
+    return [
+        reward_model(name.removeprefix(PREFIX), arguments)
+        if name.startswith(PREFIX)
+        else get_reward(name, compat=arguments.reward_compat, task_type=task_type)
+        for name in arguments.reward_funcs
+    ]
+
+
+def reward_model(folder: str, arguments: RunArguments) -> RewardModelReward:
+    return RewardModelReward(
+        folder,
+        mode=arguments.reward_model_mode,
+        opponents=arguments.reward_model_opponents,
+        max_new_tokens=arguments.reward_model_max_new_tokens,
+        batch_size=arguments.reward_model_batch_size,
+        task_type=arguments.reward_model_task_type,
+        reference_column=arguments.reward_model_reference,
+    )
 
 
 def split_dataset(dataset: Dataset, config: Any, *, share: float) -> tuple[Dataset, Dataset | None]:

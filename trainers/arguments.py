@@ -34,7 +34,10 @@ class RunArguments:
     )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["iou", "format"],
-        metadata={"help": "Rewards, summed with --reward_weights: names of ours or 'module:function' of your own."},
+        metadata={
+            "help": "Rewards, summed with --reward_weights: names of ours, 'module:function' of your own, or "
+            "'reward_model:DIR', the opinion of a trained judge of pairs."
+        },
     )
     reward_compat: Literal["fixed", "vlm_r1"] = field(
         default="fixed",
@@ -53,6 +56,33 @@ class RunArguments:
     is_reward_customized_from_vlm_module: bool = field(
         default=False,
         metadata={"help": "VLM-R1's: with --task_type rec, 'accuracy' means the IoU and 'format' that of a box."},
+    )
+    reward_model_mode: Literal["pairwise", "reference"] = field(
+        default="pairwise",
+        metadata={
+            "help": "What reward_model compares a completion with: others of its group, or the row's "
+            "--reward_model_reference."
+        },
+    )
+    reward_model_opponents: int = field(
+        default=2,
+        metadata={
+            "help": "pairwise: how many others, 1 to num_generations - 1, each costing one reply of the judge per "
+            "completion; more is finer and slower."
+        },
+    )
+    reward_model_reference: str = field(
+        default="reference",
+        metadata={"help": "reference: column with the response to compare with, a text."},
+    )
+    reward_model_task_type: str = field(
+        default="default", metadata={"help": "The --task_type that the judge was trained with."}
+    )
+    reward_model_max_new_tokens: int = field(
+        default=512, metadata={"help": "Longest reply of the judge, in tokens; one that is cut off decides nothing."}
+    )
+    reward_model_batch_size: int = field(
+        default=16, metadata={"help": "Comparisons judged at a time; larger is faster and takes memory."}
     )
     task_type: str = field(
         default="default",

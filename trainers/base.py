@@ -15,14 +15,14 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from vlm_entropy.data.families import Family
+from vlm_entropy.data.families import Family, vision_token_ids
 from vlm_entropy.data.rows import Row
 
 from .aggregation import aggregate, row_normalisers
 from .checkpoints import VLMCheckpoints
 from .rollouts import FORWARD_FIELDS, Rollout, Scored, loss_mask, merge_rollout, select_rows
 from .sampler import EpochSampler
-from .vision_inputs import vision_token_ids, without_empty_images
+from .vision_inputs import without_empty_images
 from .vlm_r1 import vlm_r1_metric
 
 

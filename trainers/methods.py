@@ -10,6 +10,7 @@ from .calibrl import CalibrlConfig, CalibrlTrainer
 from .clip_cov import ClipCovConfig, ClipCovTrainer
 from .dapo import DapoConfig, DapoTrainer
 from .ecvgpo import EcvgpoConfig, EcvgpoTrainer
+from .egt import EgtConfig, EgtTrainer
 from .entropy_advantage import EntropyAdvantageConfig, EntropyAdvantageTrainer
 from .entropy_minimisation import EntropyMinimisationConfig, EntropyMinimisationTrainer
 from .entropy_reward import EntropyRewardConfig, EntropyRewardTrainer
@@ -64,6 +65,12 @@ METHODS: dict[str, Method] = {
         "arXiv 2512.10414",
         "sampling: part of each group from images attacked to raise entropy",
         "one forward and backward of the clean part",
+    ),
+    "egt": Method(
+        EgtTrainer,
+        EgtConfig,
+        "arXiv 2602.01884, stage 3",
+        "data: rows in ascending order of response entropy (column response_entropy), one pass",
     ),
     "noisy_rollout": Method(
         NoisyRolloutTrainer,
@@ -151,12 +158,14 @@ ONE_OWNER = {
 """Hooks that at most one part of a combination may override."""
 
 _SAMPLED = "{} would take the expert's response of {} for a sampled one"
+_UNORDERED = "{} puts the data in order, and {} draws further prompts at random"
 _UNREAD = "{} does not train on the rewards by which {} chooses groups"
 REFUSED: dict[tuple[str, str], str] = {
     ("calibrl", "luffy"): _SAMPLED,
     ("calibrl", "rl_plus"): _SAMPLED,
     ("clip_cov", "luffy"): _SAMPLED,
     ("clip_cov", "rl_plus"): _SAMPLED,
+    ("egt", "dapo"): _UNORDERED,
     ("entropy_minimisation", "dapo"): _UNREAD,
     ("intuitor", "dapo"): _UNREAD,
     ("kl_cov", "luffy"): _SAMPLED,

@@ -83,6 +83,12 @@ PRESETS: dict[str, Preset] = {
         "arXiv 2511.07738, ablation",
         "loss: entropy down on wrong labels, up on right ones",
     ),
+    "egt_high_to_low": Preset(
+        "egt", {"egt_order": "high_to_low"}, "arXiv 2602.01884, ablation", "data: rows in descending order of entropy"
+    ),
+    "egt_random": Preset(
+        "egt", {"egt_order": "random"}, "arXiv 2602.01884, ablation", "data: the same rows in random order, one pass"
+    ),
     "luffy_official": Preset(
         "luffy",
         {

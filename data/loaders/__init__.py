@@ -8,6 +8,7 @@ Boxes are xyxy in pixels of the stored image, whatever the source has. Nothing i
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from .coco_detection import read_coco_detection
 from .geometry import read_geometry3k, read_geometry3k_hf, read_geoqa_r1v
 from .gui import (
     read_mmbench_gui_l2,
@@ -31,6 +32,7 @@ from .refer import read_refer
 from .referring import read_lisa_grounding, read_lmms_refcoco, read_qwen_jsonl
 from .text_maths import read_amc, read_gsm8k, read_math500
 from .visual_rft import read_visual_rft_classes, read_visual_rft_detection
+from .visual_rft_val import read_visual_rft_val
 from .vlm_r1 import read_vlm_r1, read_vlm_r1_eval
 
 
@@ -66,7 +68,14 @@ LOADERS: dict[str, Loader] = {
     "mmbench_gui_l2": Loader(read_mmbench_gui_l2, "MMBench-GUI's L2_annotations.json"),
     "ui_r1": Loader(read_ui_r1, "UI-R1's JSON arrays of training rows"),
     "visual_rft_classes": Loader(read_visual_rft_classes, "Visual-RFT's few-shot classes, laolao77/ViRFT_CLS_*"),
+    "visual_rft_val": Loader(
+        read_visual_rft_val, "Visual-RFT's validation classes: a .pth beside its .txt, or image and label"
+    ),
     "visual_rft_detection": Loader(read_visual_rft_detection, "Visual-RFT's detection, laolao77/ViRFT_COCO*, _LVIS*"),
+    "coco_detection": Loader(
+        read_coco_detection,
+        "COCO's instances_val2017.json or LVIS's lvis_v1_val.json, beside Visual-RFT's exist_map_*.json",
+    ),
     "geometry3k": Loader(read_geometry3k, "Geometry3K as published: its zip, or the unpacked folder"),
     "geometry3k_hf": Loader(read_geometry3k_hf, "hiyouga/geometry3k"),
     "geoqa_r1v": Loader(read_geoqa_r1v, "GeoQA as R1-V has it, leonardPKU/GEOQA_R1V_Train_8K"),

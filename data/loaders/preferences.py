@@ -198,11 +198,17 @@ def preference_jsonl_record(row: Mapping[str, Any]) -> Record:
 def read_vl_rewardbench(path: str, *, split: str | None = None, images: str = "") -> Iterator[Record]:
     """Yield the records of VL-RewardBench (one split, `test`, 1 250 pairs); see `vl_rewardbench_record`.
 
+    A pair is known there by id, query and responses together: the second pair of an id is "{id}-2", and so on.
+
     Args:
         path, split: as in `read_table`.
         images: not used; the images are in the table.
     """
-    return map_rows(read_table(path, split=split), lambda row: [vl_rewardbench_record(row)], path=path)
+    seen: Counter[str] = Counter()
+    for record in map_rows(read_table(path, split=split), lambda row: [vl_rewardbench_record(row)], path=path):
+        row_id = record["id"]
+        seen[row_id] += 1
+        yield record if seen[row_id] == 1 else {**record, "id": f"{row_id}-{seen[row_id]}"}
 
 
 def read_multimodal_rewardbench(path: str, *, split: str | None = None, images: str = "") -> Iterator[Record]:
