@@ -38,7 +38,7 @@ def load_description(name: str, *, flag: str, revision: str | None = None) -> tu
         processor = AutoProcessor.from_pretrained(processor_name, revision=revision, **sides)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{flag} {name!r} is no vision-language model to train: {reason}") from None
+        raise ValueError(f"{flag} {name!r} is no vision-language model that can be used: {reason}") from None
     return config, processor
 
 

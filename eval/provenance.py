@@ -8,6 +8,8 @@ from typing import Any
 from vlm_entropy.data.models import adapter_base
 
 SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+NO_PART = ("settings.json", "result", "trainer_state.json", "training_args.bin")
+"""Files that trainings and evaluations leave beside the weights, by the start of their names."""
 PACKAGES = ("vlm-entropy", "torch", "transformers", "trl", "math-verify")
 
 
@@ -25,7 +27,7 @@ def model_hash(name: str, config: Any) -> str:
         return str(config._commit_hash)
     sha = hashlib.sha256()
     for path in sorted(Path(name).iterdir()):
-        if path.suffix in SUFFIXES and not path.name.startswith(OUTPUTS):
+        if path.suffix in SUFFIXES and not path.name.startswith(NO_PART):
             sha.update(path.name.encode() + b"\0")
             with path.open("rb") as file:
                 sha.update(hashlib.file_digest(file, "sha256").digest())
@@ -33,10 +35,6 @@ def model_hash(name: str, config: Any) -> str:
     if base is not None:
         sha.update(model_hash(base, config).encode())
     return sha.hexdigest()[:16]
-
-
-OUTPUTS = ("settings.json", "result", "trainer_state.json")
-"""Files that runs and evaluations leave beside the weights."""
 
 
 def versions() -> dict[str, str]:

@@ -152,7 +152,7 @@ def resolve(arguments: DataArguments) -> tuple[Protocol, list[Item], int | None]
     items = take(every, arguments.limit, seed=arguments.limit_seed)
     questions = [question for item in items for question in benchmark.expand(item)]
     check_ids(questions, arguments.data)
-    published = benchmark.sizes.get(split, benchmark.sizes.get(None))
+    published = benchmark.sizes.get(None, benchmark.sizes.get(split))
     return known[name], questions, published and published * len(questions) // len(items)
 
 

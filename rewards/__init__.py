@@ -84,6 +84,9 @@ REWARDS: dict[str, Callable] = {
 }
 """By the names of --reward_funcs. VLM-R1's names are accuracy, format, length and repetition."""
 
+REWARD_MODEL = "reward_model:"
+"""Before the folder of a judge, a reward that the trainers load: it is no function of text alone."""
+
 
 def get_reward(name: str, *, compat: Compat = "fixed", task_type: str | None = None) -> Callable:
     """Return the reward called `name`: a key of `REWARDS`, or `module:function` to import.
@@ -133,6 +136,7 @@ def is_ours(reward: Callable) -> bool:
 
 __all__ = [
     "REWARDS",
+    "REWARD_MODEL",
     "SPACES",
     "Box",
     "Compat",

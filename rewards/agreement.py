@@ -44,8 +44,13 @@ def _same_point(a: Point, b: Point) -> bool:
     return math.dist(a, b) <= SAME_POINT_DISTANCE
 
 
-def _rows_of_groups(group: Sequence[int], group_size: Sequence[int]) -> list[list[int]]:
+def rows_of_groups(group: Sequence[int], group_size: Sequence[int], *, who: str) -> list[list[int]]:
     """Return the rows of each group.
+
+    Args:
+        group: number of each row's prompt.
+        group_size: number of completions of that prompt.
+        who: needs them together, in the plural, for the error.
 
     Raises:
         ValueError: if a group is not here as a whole.
@@ -58,7 +63,7 @@ def _rows_of_groups(group: Sequence[int], group_size: Sequence[int]) -> list[lis
         if sizes != {len(members)}:
             raise ValueError(
                 f"Group {number} has {len(members)} of {', '.join(map(str, sorted(sizes)))} completions on this "
-                "process; majority and EMPO rewards need all completions of a prompt on one process, so "
+                f"process; {who} need all completions of a prompt on one process, so "
                 "per_device_train_batch_size x steps_per_generation must be a multiple of num_generations."
             )
     return list(rows.values())
@@ -90,7 +95,7 @@ def _judge_groups(
         None if answer is None or not can_judge(row) else parse(row, answer) for row, answer in enumerate(answers)
     ]
     earned = [0.0] * len(completions)
-    for rows in _rows_of_groups(group, group_size):
+    for rows in rows_of_groups(group, group_size, who="majority and EMPO rewards"):
         for row, value in zip(rows, score(cluster_answers([parsed[row] for row in rows], equal)), strict=True):
             earned[row] = value
 

@@ -56,10 +56,16 @@ def canonical(answer: str) -> str | None:
         return None
     while (boxed := find_boxed(answer)) is not None:
         answer = boxed
-    answer = " ".join(_DEGREES.sub("", _DELIMITERS.sub(" ", answer)).split()).strip(" .,;:*`=≈")
-    answer = _UNIT.sub("", answer).strip(" .,;")
+    answer = _trimmed(" ".join(_DEGREES.sub("", _DELIMITERS.sub(" ", answer)).split()), " .,;:*`=≈")
+    answer = _trimmed(_UNIT.sub("", answer), " .,;")
     answer = _MIXED.sub(r"\1\\frac{\2}{\3}", _ROOT.sub(r"\\sqrt{\1}", answer))
     return _THOUSANDS.sub(lambda found: found[0].replace(" ", ""), answer) if _depth(answer) <= MAX_DEPTH else None
+
+
+def _trimmed(text: str, idle: str) -> str:
+    """Return the text without `idle` characters at its ends; the point of ".5" stays."""
+    bare = text.strip(idle)
+    return f".{bare}" if bare[:1].isdecimal() and text.rstrip(idle).endswith(f".{bare}") else bare
 
 
 def _depth(text: str) -> int:

@@ -40,7 +40,9 @@ done
 
 say "5/5 held-out rows, one answer each sampled at temperature 1"
 for run in warm_start grpo two_stage; do
-    python -m vlm_entropy.eval run --model "$OUT/$run" --data_file_paths "$OUT/data/heldout.jsonl" "${TASK[@]}" \
-        --temperature 1 --max_new_tokens 20 --batch_size 64 --out "$OUT/$run"
+    python -m vlm_entropy.eval run --model "$OUT/$run" --bench shapes --data "$OUT/data/heldout.jsonl" \
+        --images "$OUT/data/images" --task_type plain --temperature 1 --max_new_tokens 20 --batch_size 64 \
+        --out "$OUT/$run"
 done
+python -m vlm_entropy.eval paired --runs "$OUT/grpo" "$OUT/two_stage"
 python -m vlm_entropy.eval report --runs "$OUT/warm_start" "$OUT/grpo" "$OUT/two_stage" --out "$OUT/report"

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from loader_files import embedded, lines, png
 
 from vlm_entropy.data.loaders import LOADERS
-from vlm_entropy.eval.benchmarks.answers import after_thinking, answer_text, find_letter
+from vlm_entropy.eval.benchmarks.answers import answer_text, find_letter
 from vlm_entropy.eval.benchmarks.math_scores import equals, find_easy_r1, lm_eval_texts, lmms_eval_letter, nearest
 from vlm_entropy.eval.benchmarks.maths import MATHS
+from vlm_entropy.eval.benchmarks.places import after_thinking
 from vlm_entropy.eval.items import to_item
 from vlm_entropy.eval.protocols import Item, View
 
@@ -443,6 +444,7 @@ def test_intergps_is_never_right_where_a_value_is_missing_and_always_in_a_tie():
         (r"50\%", r"50\%"),
         ("14 cm", "14"),
         ("$14$", "14"),
+        (".5", "0.5"),
         (" ", None),
         (".", None),
         ("1" * 301, None),

@@ -59,6 +59,7 @@ def test_a_pair_is_asked_in_both_orders():
         "What is it?",
         "2",
         columns={"responses": ["A cat.", "A dog."], "order": "12", "category": "general"},
+        unit="7",
     )
     assert (second.id, second.answer, second.columns["order"]) == ("7/21", "1", "21")
     assert second.columns["responses"] == ["A dog.", "A cat."]

@@ -79,7 +79,10 @@ def row(image, answer="[4, 8, 12, 16]", **columns):
         ({"data_file_paths": "a.jsonl:b.jsonl"}, "got 2 data files"),
         ({"data_file_paths": "nowhere.jsonl"}, "The data file 'nowhere.jsonl' does not exist."),
         ({"model_name_or_path": None}, "--model_name_or_path is missing"),
-        ({"model_name_or_path": "/nowhere"}, "--model_name_or_path '/nowhere' is no vision-language model to train"),
+        (
+            {"model_name_or_path": "/nowhere"},
+            "--model_name_or_path '/nowhere' is no vision-language model that can be used",
+        ),
         ({"num_generations": 3}, "generation_batch_size (8) must be divisible by num_generations (3)."),
         ({"per_device_train_batch_size": 256}, "takes 64 different prompts"),
         ({"method": "two_stage", "switch_step": 4}, "switch_step 4 lies outside the run, which has 3 steps."),
@@ -115,7 +118,7 @@ def test_bad_input_is_one_sentence_before_a_model_loads(command, monkeypatch, ch
 
 def test_a_text_model_is_refused(command, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(SystemExit, match="is no vision-language model to train: Unknown model type 'llama'"):
+    with pytest.raises(SystemExit, match="is no vision-language model that can be used: Unknown model type 'llama'"):
         main(command(model_name_or_path=tmp_path))
 
 

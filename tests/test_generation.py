@@ -1,4 +1,4 @@
-"""Answers of a model: what they are, how long, how uncertain, and that batches, seeds and settings do what they say."""
+"""Answers of a model: what they are, how long, how uncertain, and that batches, seeds and settings matter as said."""
 
 import json
 import math

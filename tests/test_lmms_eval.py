@@ -202,13 +202,23 @@ def test_a_real_model_answers_requests_alone_as_in_a_batch(tmp_path):
 
 
 @pytest.mark.skipif(not IS_INSTALLED, reason="lmms-eval is not installed; run_scripts/lmms_eval.sh makes .venv-lmms")
-def test_lmms_eval_scores_our_model_on_a_local_copy_of_a_stock_task(tmp_path):
+def test_lmms_eval_scores_our_model_on_a_local_copy_of_a_stock_task(tmp_path, monkeypatch):
     from datasets import Dataset, DatasetDict
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
+    from vlm_entropy.eval.lmms_eval.model import VlmEntropy
+
+    plain, texts = VlmEntropy.ask, []
+
+    def ask(self, conversations, **settings):
+        texts.extend(plain(self, conversations, **settings))
+        return ["A"] * len(conversations)
+
+    monkeypatch.setattr(VlmEntropy, "ask", ask)
+
     question = {"image": PICTURE.convert("RGB"), "question": "Which?", "choices": ["red", "blue"], "hint": ""}
-    rows = Dataset.from_list([{**question, "answer": place % 2} for place in range(4)])
+    rows = Dataset.from_list([{**question, "answer": int(place == 3)} for place in range(4)])
     DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "data"))
     build_tiny_vlm("qwen2_5_vl", str(tmp_path / "model"), hidden_size=32)
     write_task("scienceqa_img", str(tmp_path / "data"), str(tmp_path / "tasks"))
@@ -219,5 +229,6 @@ def test_lmms_eval_scores_our_model_on_a_local_copy_of_a_stock_task(tmp_path):
         task_manager=TaskManager(include_path=str(tmp_path / "tasks")),
         batch_size=2,
     )
-    assert result["results"]["scienceqa_img_local"]["exact_match,none"] == 0.0  # random weights
-    assert len(result["samples"]["scienceqa_img_local"]) == 4
+    assert result["results"]["scienceqa_img_local"]["exact_match,none"] == 0.75  # A, A, A, B
+    assert len(texts) == 4
+    assert all(texts)

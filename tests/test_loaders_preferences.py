@@ -83,6 +83,18 @@ def test_vl_rewardbench_is_read_from_parquet(tmp_path):
     assert second["responses"] == first["responses"]
 
 
+def test_pairs_of_vl_rewardbench_with_the_same_id_get_different_ones(tmp_path):
+    path = tmp_path / "test.jsonl"
+    rows = [vl(image="1.png"), vl(image="1.png", response=["A", "B"]), vl(image="1.png", id="x"), vl(image="1.png")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [record["id"] for record in read_vl_rewardbench(str(path))] == [
+        "RLAIF-V-12",
+        "RLAIF-V-12-2",
+        "x",
+        "RLAIF-V-12-3",
+    ]
+
+
 @pytest.mark.parametrize(
     ("row_id", "group"),
     [

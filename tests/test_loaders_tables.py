@@ -120,6 +120,7 @@ def test_every_loader_has_a_name_a_reader_and_a_line_of_help():
         *("screenspot", "screenspot_v2", "screenspot_pro", "rootsautomation_screenspot", "osworld_g"),
         *("osworld_g_refined", "mmbench_gui_l2", "ui_r1", "visual_rft_classes", "visual_rft_detection"),
         "visual_rft_val",
+        "coco_detection",
         *("geometry3k", "geometry3k_hf", "geoqa_r1v", "virl39k", "mmk12", "mathvista", "gsm8k", "math500", "amc"),
         *("vl_rewardbench", "multimodal_rewardbench", "mm_rlhf_rewardbench", "preference_jsonl"),
     } == set(LOADERS)

@@ -758,7 +758,7 @@ def test_reasons_are_listed_together(arguments):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "/nowhere"}, "--model '/nowhere' is no vision-language model to train"),
+        ({"model": "/nowhere"}, "--model '/nowhere' is no vision-language model that can be used"),
         ({"data": "nowhere.jsonl"}, "The data file 'nowhere.jsonl' does not exist."),
         ({"reward_funcs": ["fomat"]}, "Unknown reward 'fomat'"),
         ({"task_type": "reck"}, "Unknown task type 'reck'"),

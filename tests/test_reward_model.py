@@ -23,7 +23,7 @@ from vlm_entropy.data.rows import read_rows
 from vlm_entropy.data.tiny import build_tiny_vlm
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
 from vlm_entropy.trainers.__main__ import main, prepare
-from vlm_entropy.trainers.comparisons import read_verdict, settle, tournament, visible_answer, whole_groups, win_shares
+from vlm_entropy.trainers.comparisons import read_verdict, settle, tournament, visible_answer, win_shares
 from vlm_entropy.trainers.reward_model import Question, RewardModelReward, token_words
 
 
@@ -88,12 +88,6 @@ def test_a_share_counts_wins_over_matches():
 
 def test_nothing_loses_and_equals_share():
     assert (settle("a", ""), settle("", "a"), settle("", ""), settle("a", "a")) == (1, 2, None, 1)
-
-
-def test_a_group_in_parts_is_refused():
-    assert whole_groups([7, 7, 8, 8], [2] * 4) == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match="Group 8 has 1 of 2 completions on this process"):
-        whole_groups([7, 7, 8], [2] * 3)
 
 
 class Scripted(RewardModelReward):

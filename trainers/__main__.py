@@ -18,13 +18,13 @@ from vlm_entropy.data.families import Family, get_family
 from vlm_entropy.data.models import limit_images, load_description
 from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
-from vlm_entropy.rewards import get_reward, is_ours
+from vlm_entropy.rewards import REWARD_MODEL, get_reward, is_ours
 
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
 from .freezing import freeze_vision
 from .methods import Method
 from .metrics import MetricsWriter
-from .reward_model import PREFIX, RewardModelReward
+from .reward_model import RewardModelReward
 from .sft import SupervisedConfig
 from .table import methods_table
 
@@ -93,8 +93,8 @@ def named_rewards(arguments: RunArguments) -> list[Callable]:
     """The rewards of --reward_funcs, as VLM-R1's flags would have them."""
     task_type = arguments.task_type if arguments.is_reward_customized_from_vlm_module else None
     return [
-        reward_model(name.removeprefix(PREFIX), arguments)
-        if name.startswith(PREFIX)
+        reward_model(name.removeprefix(REWARD_MODEL), arguments)
+        if name.startswith(REWARD_MODEL)
         else get_reward(name, compat=arguments.reward_compat, task_type=task_type)
         for name in arguments.reward_funcs
     ]

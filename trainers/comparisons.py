@@ -93,22 +93,3 @@ def win_shares(matches: Sequence[Match], verdicts: Sequence[int | None], *, coun
             played[entrant] += 1
             won[entrant] += verdict == place
     return [wins / games if games else None for wins, games in zip(won, played, strict=True)]
-
-
-def whole_groups(group: Sequence[int], group_size: Sequence[int]) -> list[list[int]]:
-    """The rows of each group.
-
-    Raises:
-        ValueError: if a group is not here as a whole.
-    """
-    rows: dict[int, list[int]] = {}
-    for row, number in enumerate(group):
-        rows.setdefault(number, []).append(row)
-    for number, members in rows.items():
-        if len(members) != group_size[members[0]]:
-            raise ValueError(
-                f"Group {number} has {len(members)} of {group_size[members[0]]} completions on this process; "
-                "reward_model compares them with each other, so per_device_train_batch_size x steps_per_generation "
-                "must be a multiple of num_generations."
-            )
-    return list(rows.values())

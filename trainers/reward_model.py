@@ -17,6 +17,7 @@ from vlm_entropy.data.generation import Decoding, answer, conversation, load_mod
 from vlm_entropy.data.models import load_description
 from vlm_entropy.data.pairs import pairwise_question
 from vlm_entropy.data.prompts import format_question
+from vlm_entropy.rewards.agreement import rows_of_groups
 from vlm_entropy.rewards.judging import LogMetric
 from vlm_entropy.rewards.parsing import completion_text
 
@@ -29,13 +30,10 @@ from .comparisons import (
     settle,
     tournament,
     visible_answer,
-    whole_groups,
     win_shares,
 )
 
 Mode = Literal["pairwise", "reference"]
-PREFIX = "reward_model:"
-"""Of a name in --reward_funcs; the folder of the judge follows."""
 
 
 class Question(NamedTuple):
@@ -154,7 +152,7 @@ class RewardModelReward:
     def _opponents(self, group: Sequence[int] | None, group_size: Sequence[int] | None) -> list[Match]:
         if group is None or group_size is None:
             raise ValueError("reward_model compares groups: it needs group and group_size, which our trainers pass.")
-        groups = whole_groups(group, group_size)
+        groups = rows_of_groups(group, group_size, who="comparisons by reward_model")
         return [(rows[a], rows[b]) for rows in groups for a, b in tournament(len(rows), self.opponents)]
 
     def _verdicts(

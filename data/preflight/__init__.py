@@ -9,7 +9,7 @@ from vlm_entropy.data.examples import prompt_tokens, to_example
 from vlm_entropy.data.families import Family, get_family
 from vlm_entropy.data.models import limit_images, load_description
 from vlm_entropy.data.rows import BadRow, Row, read_rows
-from vlm_entropy.rewards import get_rewards
+from vlm_entropy.rewards import REWARD_MODEL, get_reward
 
 from .duplicates import duplicates_section
 from .lengths import lengths_section, measure_experts
@@ -133,9 +133,9 @@ def load_rows(data: str, images: str | None, *, reward_method: str | None = None
 
 
 def named_rewards(names: Sequence[str]) -> Mapping[str, Reward | None]:
-    """Rewards by name, None for one of the user's own; an unknown name is an error."""
-    rewards = get_rewards(list(names))
-    return {name: None if ":" in name else reward for name, reward in zip(names, rewards, strict=True)}
+    """Rewards by name, None for a reward model and for one of the user's own; an unknown name is an error."""
+    named = {name: get_reward(name) for name in names if not name.startswith(REWARD_MODEL)}
+    return {name: None if ":" in name else named[name] for name in names}
 
 
 def add_batch(section: Section, arguments: CheckArguments, *, rows: int) -> None:

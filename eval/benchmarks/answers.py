@@ -7,6 +7,8 @@ from vlm_entropy.eval.protocols import Item, Message, View
 from vlm_entropy.rewards.maths import canonical
 from vlm_entropy.rewards.parsing import find_choice, find_final_answer
 
+from .places import after_thinking
+
 BOXED = "{Question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 EASY_R1 = (
     "{Question} You FIRST think about the reasoning process as an internal monologue and then provide the final "
@@ -33,12 +35,6 @@ def ask(template: str) -> Callable[[Item, View], list[Message]]:
 def without_text(answer: str) -> str:
     r"""Return the answer without `\text{}` and its like, and without `$`, `*` and blanks at the ends."""
     return _TEXT.sub(r"\1", answer).strip(" \n\t\r$*")
-
-
-def after_thinking(response: str) -> str:
-    """Return what follows the last `</think>`; nothing of a `<think>` that is never closed."""
-    rest = response.rpartition("</think>")[2]
-    return rest.partition("<think>")[0].strip()
 
 
 def find_letter(response: str) -> str | None:

@@ -121,7 +121,7 @@ GEOMETRY3K = Benchmark(
             source=(
                 f"{_EASY_R1}; the last \\boxed{{}} against the text of the right choice. Departures: math-verify "
                 "takes more forms for equal than their mathruler, a box in the thinking does not count, and answers "
-                "are greedy where EasyR1's validation samples at temperature 0.5 or 0.6"
+                "are greedy where EasyR1's validation samples at temperature 0.5"
             ),
             prompt=ask(EASY_R1),
             score=math_score(find_easy_r1, asked=find_easy_r1),

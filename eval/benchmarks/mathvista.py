@@ -20,7 +20,8 @@ from vlm_entropy.eval.protocols import Benchmark, Item, Protocol, Reference, Sco
 from vlm_entropy.rewards.maths import MAX_CHARACTERS, canonical
 from vlm_entropy.rewards.parsing import find_choice, find_final_answer
 
-from .answers import EASY_R1, after_thinking, ask, find_letter, without_text
+from .answers import EASY_R1, ask, find_letter, without_text
+from .places import after_thinking
 
 METADATA = ("language", "source", "category", "task", "context", "grade")
 NUMBERS = ("integer", "float")
@@ -183,7 +184,7 @@ REFERENCES = tuple(
     )
 )
 _RULES = (
-    "MathVista's prompt ({}), and its normalise-and-compare of 2023 to 2025 with Levenshtein's distance. Departure: "
+    "MathVista's prompt ({}), and its normalise-and-compare. Departure: "
     "the extraction is ours, by rules, where GPT does it there (see eval/benchmarks/mathvista.py)"
 )
 

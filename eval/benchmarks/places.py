@@ -1,4 +1,4 @@
-"""What the benchmarks of boxes and of clicks share: the message, the span that is read, pixels of the stored image."""
+"""What benchmarks share: the message, the span of a response that is read, pixels of the stored image."""
 
 from vlm_entropy.eval.protocols import Item, Message, View
 from vlm_entropy.rewards.geometry import Box, to_original
@@ -20,8 +20,11 @@ def first_answer(text: str) -> str | None:
 
 
 def after_thinking(text: str) -> str:
-    """Return what follows the last `</think>`, up to a `<think>` that is never closed; all of a text without tags."""
-    return text.rpartition("</think>")[2].partition("<think>")[0]
+    """Return what follows the last `</think>`, up to a `<think>` that is never closed; all of a text without tags.
+
+    Without blanks at the ends.
+    """
+    return text.rpartition("</think>")[2].partition("<think>")[0].strip()
 
 
 def gold_box(item: Item) -> Box:

@@ -22,7 +22,7 @@ def row_prompt(item: Item, view: View, *, task_type: str) -> list[Message]:
 def reward_values(
     item: Item, response: str, view: View, *, rewards: dict[str, Callable], solution_space: str
 ) -> dict[str, float]:
-    """What each reward gives a response, NaN if it cannot judge the item; with `iou` comes `accuracy@0.5`, IoU > 0.5."""
+    """What each reward gives a response, NaN if it cannot judge the item; `iou` brings `accuracy@0.5`, IoU > 0.5."""
     example = {
         "solution": item.answer,
         "problem": item.question,
