@@ -62,8 +62,8 @@ class MakeArguments:
     shots: int | None = field(
         default=None, metadata={"help": "classes: training rows of each class, in place of --rows."}
     )
-    over: Literal["shapes", "geometry"] | None = field(
-        default=None, metadata={"help": "pairs: what the responses are about. Default shapes."}
+    over: Literal["shapes", "colours", "geometry"] | None = field(
+        default=None, metadata={"help": "pairs: what the responses are about; colours are the easiest. Default shapes."}
     )
     noise: float | None = field(
         default=None, metadata={"help": "pairs: share of training rows with the wrong label, 0 to 1. Default 0."}

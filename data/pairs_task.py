@@ -16,7 +16,7 @@ from .pairs import balanced, flip, pairwise_question
 from .shapes import COLOURS, COLUMNS_OF_IMAGE, ROWS_OF_IMAGE, SHAPES, Scene, Shape, draw_scene, region
 from .tasks import check_rows, conversation, distinct, empty_folder, write_split
 
-Over = Literal["shapes", "geometry"]
+Over = Literal["shapes", "colours", "geometry"]
 NoiseOn = Literal["any", "grained"]
 GRID = 8
 READINGS = 200
@@ -88,6 +88,16 @@ def draw_shapes_pair(rng: random.Random, objects: int | None = None) -> Pair:
             return Pair(scene, *texts)
 
 
+def draw_colours_pair(rng: random.Random, objects: int | None = None) -> Pair:
+    """A pair about the colour of a shape, one by default, a word each: what a tiny model learns to see and compare."""
+    while True:
+        target, *others = draw_scene(rng, grid=GRID, objects=objects or 1)
+        if all(other.kind != target.kind for other in others):
+            wrong = rng.choice([colour for colour in COLOURS if colour != target.colour])
+            question = f"What colour is the {target.kind}?"
+            return Pair((target, *others), question, f"{target.colour}.", f"{wrong}.")
+
+
 def misread(problem: Problem, rng: random.Random) -> Problem | None:
     """A problem told alike whose picture has other numbers; None if 200 draws bring none with another answer."""
     places = [place for place, _ in problem.labels]
@@ -119,7 +129,7 @@ def _solution(problem: Problem) -> str:
     return f"{' '.join(problem.steps)}. The answer is {problem.answer}."
 
 
-DRAW: dict[str, Callable[..., Pair]] = {"shapes": draw_shapes_pair, "geometry": draw_geometry_pair}
+DRAW: dict[str, Callable[..., Pair]] = {"shapes": draw_shapes_pair, "colours": draw_colours_pair, "geometry": draw_geometry_pair}
 
 
 def pair_key(pair: Pair) -> tuple[object, ...]:
@@ -226,11 +236,11 @@ def make_pairs(
         rows: training rows, >= 1.
         seed: of the pairs, their order, the noise and the grain; independent of Python's global generator.
         held_out: held-out rows, >= 0, never noisy; None means rows // 4.
-        image_size: side of the square image in pixels: a multiple of 8 for shapes, >= 80 for geometry; None means 32
-            for shapes and 96 for geometry.
-        over: what the pictures show, `shapes` or `geometry`.
-        objects: shapes in each picture, >= 1; fewer are easier. None means two or three, and questions of
-            their number; not for geometry.
+        image_size: side of the square image in pixels: >= 80 for geometry, else a multiple of 8; None means 96 for
+            geometry, else 32.
+        over: what the responses are about, `shapes`, the `colours` of single shapes, or `geometry`.
+        objects: shapes in each picture, >= 1; fewer are easier. None means one for colours, else two or three, and
+            questions of their number. Not for geometry.
         noise: share of wrong labels among the training rows, in [0, 1]; more than 0 adds the column `is_noisy`.
         noise_on: where the wrong labels are: on `any` row alike, or only on `grained` pictures, as of annotators who
             err where it is hard to see.
@@ -247,14 +257,14 @@ def make_pairs(
     check_rows(rows, held_out)
     if over not in DRAW:
         raise ValueError(f"over is {over!r}; allowed are {', '.join(DRAW)}")
-    if objects is not None and (over != "shapes" or objects < 1):
+    if objects is not None and (over == "geometry" or objects < 1):
         raise ValueError(
             f"objects must be at least 1, and only pictures of shapes have them; got {objects} over {over}"
         )
     if noise_on not in get_args(NoiseOn):
         raise ValueError(f"noise_on is {noise_on!r}; allowed are {', '.join(get_args(NoiseOn))}")
     if image_size is None:
-        image_size = 32 if over == "shapes" else 96
+        image_size = 96 if over == "geometry" else 32
     if over == "geometry":
         geometry_task.check_size(image_size)
     elif image_size < GRID or image_size % GRID:

@@ -151,6 +151,8 @@ def resolve(arguments: DataArguments) -> tuple[Protocol, list[Item], int | None]
     every = read_items(benchmark, arguments.data, source=arguments.format, split=split, images=arguments.images)
     items = take(every, arguments.limit, seed=arguments.limit_seed)
     questions = [question for item in items for question in benchmark.expand(item)]
+    if not questions:
+        raise ValueError(f"None of the {len(items)} items of {arguments.data!r} belongs to {arguments.bench}.")
     check_ids(questions, arguments.data)
     published = benchmark.sizes.get(None, benchmark.sizes.get(split))
     return known[name], questions, published and published * len(questions) // len(items)

@@ -13,19 +13,18 @@ Figure = dict[str, Any]
 """{"value", "low", "high", "items"}: a mean over items with its 95 % interval."""
 
 
-def figure(values: Sequence[float], *, samples: int = 1) -> Figure:
+def figure(values: Sequence[float]) -> Figure:
     """The mean of one value per item: with Wilson's interval for shares of 0 and 1, else with that of the bootstrap.
 
     Items without a value (NaN) are left out and not counted.
 
     Args:
         values: one per item, its mean over samples.
-        samples: answers that each item has.
     """
     judged = [value for value in values if not math.isnan(value)]
     if not judged:
         return {"value": None, "low": None, "high": None, "items": 0}
-    if samples == 1 and set(judged) <= {0.0, 1.0}:
+    if set(judged) <= {0.0, 1.0}:
         low, high = wilson_interval(int(sum(judged)), len(judged))
     else:
         low, high = bootstrap_mean_interval(judged, seed=0)
@@ -45,26 +44,24 @@ def unit_values(items: Sequence[Item], values: Sequence[dict[str, float]]) -> li
     return [{name: fmean(of_item[name] for of_item in unit) for name in unit[0]} for unit in units.values()]
 
 
-def several_samples(scores: Sequence[Sequence[Score]]) -> dict[str, Figure]:
-    """pass@k and majority@k of the leading metric, for k samples of each item (the mean is mean@k).
+def several_samples(scores: Sequence[Sequence[Score]]) -> list[dict[str, float]]:
+    """majority@k and pass@k of the leading metric of each item, for its k samples (the mean is mean@k).
 
-    pass@k is there only where every response is worth 0 or 1.
+    Nothing for k = 1 and for values that are NaN; pass@k is there only where every response is worth 0 or 1.
     """
     k, leading = len(scores[0]), next(iter(scores[0][0].values))
     worth = [[score.values[leading] for score in samples] for samples in scores]
     if k == 1 or any(math.isnan(value) for values in worth for value in values):
-        return {}
-    majority = [
-        majority_at_k([score.parsed for score in samples], values)
-        for samples, values in zip(scores, worth, strict=True)
-    ]
-    figures = {f"majority@{k}": figure(majority)}
+        return [{} for _ in scores]
+    votes = [[score.parsed for score in samples] for samples in scores]
+    figures = [{f"majority@{k}": majority_at_k(*item)} for item in zip(votes, worth, strict=True)]
     if all(value in (0.0, 1.0) for values in worth for value in values):
-        figures[f"pass@{k}"] = figure([pass_at_k(int(sum(values)), k, k) for values in worth])
+        for of_item, values in zip(figures, worth, strict=True):
+            of_item[f"pass@{k}"] = pass_at_k(int(sum(values)), k, k)
     return figures
 
 
-def cells_of(items: Sequence[Item], values: Sequence[dict[str, float]], protocol: Protocol, samples: int) -> dict:
+def cells_of(items: Sequence[Item], values: Sequence[dict[str, float]], protocol: Protocol) -> dict[str, Any]:
     """By grouping and cell, the leading metric of the items in it."""
     leading = next(iter(values[0]))
     groups: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -72,7 +69,7 @@ def cells_of(items: Sequence[Item], values: Sequence[dict[str, float]], protocol
         for grouping, cell in protocol.cells(item).items():
             groups[grouping][cell].append(of_item[leading])
     return {
-        grouping: {cell: figure(of_cell, samples=samples) for cell, of_cell in sorted(cells.items())}
+        grouping: {cell: figure(of_cell) for cell, of_cell in sorted(cells.items())}
         for grouping, cells in groups.items()
     }
 
@@ -88,19 +85,18 @@ def summarise(items: Sequence[Item], scores: Sequence[Sequence[Score]], protocol
     Several items of one unit, such as both orders of two responses, count as one with their mean.
 
     Returns:
-        `metrics`: a figure by metric, the protocol's own first, then `no_answer` (share of responses that hold none)
-        and, with several samples, `majority@k` and `pass@k`; `totals`: the protocol's figures of the whole set;
+        `metrics`: a figure by metric, the protocol's own first, then with several samples `majority@k` and `pass@k`,
+        and `no_answer`, the share of responses that hold none; `totals`: the protocol's figures of the whole set;
         `cells`: the leading metric by group.
     """
-    samples = len(scores[0])
     values = [item_values(of_item) for of_item in scores]
     unread = [{"no_answer": fmean(score.parsed is None for score in of_item)} for of_item in scores]
-    by_unit = unit_values(items, [{**of_item, **share} for of_item, share in zip(values, unread, strict=True)])
-    metrics = {name: figure([of_unit[name] for of_unit in by_unit], samples=samples) for name in by_unit[0]}
+    every = [{**a, **b, **c} for a, b, c in zip(values, several_samples(scores), unread, strict=True)]
+    by_unit = unit_values(items, every)
     return {
-        "metrics": {**metrics, **several_samples(scores)},
+        "metrics": {name: figure([of_unit[name] for of_unit in by_unit]) for name in by_unit[0]},
         "totals": protocol.totals(items, scores),
-        "cells": cells_of(items, values, protocol, samples),
+        "cells": cells_of(items, values, protocol),
     }
 
 

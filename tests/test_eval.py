@@ -179,12 +179,17 @@ def test_samples_of_an_item_make_pass_at_k_and_majority_at_k():
         [Score({"accuracy": 0.0}, "7"), Score({"accuracy": 1.0}, "8"), Score({"accuracy": 0.0}, "7")],
         [Score({"accuracy": 0.0}, None), Score({"accuracy": 0.0}, None), Score({"accuracy": 0.0}, None)],
     ]
-    figures = several_samples(votes)
-    assert figures["majority@3"]["value"] == pytest.approx(1 / 3)
-    assert figures["pass@3"]["value"] == pytest.approx(2 / 3)
-    assert several_samples([samples[:1] for samples in votes]) == {}
+    assert several_samples(votes) == [
+        {"majority@3": 1.0, "pass@3": 1.0},
+        {"majority@3": 0.0, "pass@3": 1.0},
+        {"majority@3": 0.0, "pass@3": 0.0},
+    ]
+    assert several_samples([samples[:1] for samples in votes]) == [{}, {}, {}]
     soft = [[Score({"iou": 0.5}, "a"), Score({"iou": 0.25}, "b")]]
-    assert list(several_samples(soft)) == ["majority@2"]
+    assert several_samples(soft) == [{"majority@2": 0.5}]
+    metrics = summarise([Item(str(number), "q", "a") for number in range(3)], votes, protocol())["metrics"]
+    assert metrics["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert (metrics["majority@3"]["value"], metrics["pass@3"]["value"]) == pytest.approx((1 / 3, 2 / 3))
 
 
 def protocol(**options):

@@ -109,6 +109,7 @@ def test_the_entry_point_names_a_module_of_ours_that_nothing_of_ours_imports():
         ({"max_new_tokens": 16, "temperature": 0, "do_sample": False, "until": ["\n\n"]}, Decoding(16)),
         ({"max_new_tokens": 16, "temperature": 0, "top_p": 0, "num_beams": 1}, Decoding(16)),  # MathVerse
         ({"max_new_tokens": 16, "temperature": 1.0, "do_sample": True, "top_p": 0.5}, Decoding(16, 1.0, 0.5)),
+        ({"max_new_tokens": 16, "temperature": 1.0}, Decoding(16, 1.0, 1.0)),
         ({"max_new_tokens": 16, "temperature": 1.0, "do_sample": False}, Decoding(16)),
         ({"max_new_tokens": 16, "temperature": None, "top_p": None, "do_sample": True}, Decoding(16)),
     ],
@@ -130,9 +131,10 @@ def test_the_template_stands_around_the_texts_of_the_last_user_turn():
     asked = user(
         {"type": "image", "url": PICTURE}, text("Is <image> {red}?"), {"type": "image", "url": PICTURE}, text("Say.")
     )
-    chat = conversation_of([system, *asked], "think_boxed")
-    assert chat[0] == system
-    image, first, _, last = chat[1]["content"]
+    earlier = [*user(text("Blue?")), {"role": "assistant", "content": [text("No.")]}]
+    chat = conversation_of([system, *earlier, *asked], "think_boxed")
+    assert chat[:3] == [system, *earlier]
+    image, first, _, last = chat[3]["content"]
     assert (image["type"], image["image"].mode) == ("image", "RGB")
     assert first == text("Is <image> {red}?")
     assert (
