@@ -15,6 +15,7 @@ from .arguments import RunArguments, ScoreArguments
 from .paired import PairedArguments, SpreadArguments, paired, spread
 from .report import ReportArguments, report
 from .runner import run, score
+from .vlmevalkit import ExportArguments, export
 
 COMMANDS: dict[str, tuple[Any, Callable[[Any], None]]] = {
     "run": (RunArguments, run),
@@ -22,6 +23,7 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], None]]] = {
     "paired": (PairedArguments, paired),
     "spread": (SpreadArguments, spread),
     "report": (ReportArguments, report),
+    "export": (ExportArguments, export),
 }
 
 

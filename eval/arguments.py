@@ -20,7 +20,10 @@ class DataArguments:
         metadata={"help": "Benchmark: rows (data of your own in VLM-R1's format), or a name of eval/README.md."},
     )
     data: str = field(default="", metadata={"help": "The data set: file, folder or hub id. Required."})
-    images: str = field(default="", metadata={"help": "Folder that its image paths start from."})
+    images: str = field(
+        default="",
+        metadata={"help": "Folder that its image paths start from. Default: the publisher's, beside the data."},
+    )
     split: str | None = field(default=None, metadata={"help": "Split of data that has several."})
     format: str | None = field(
         default=None, metadata={"help": "Loader of the data where the benchmark comes in several formats."}

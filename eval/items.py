@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from io import BytesIO
 from os.path import join
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -21,6 +21,8 @@ from vlm_entropy.data.rows import Row
 from vlm_entropy.rewards.geometry import Size
 
 from .protocols import Benchmark, Item
+
+Taken = TypeVar("Taken")
 
 
 def to_item(record: Record, images: str, *, place: int = 0) -> Item:
@@ -86,6 +88,13 @@ def row_items(rows: Sequence[Row]) -> list[Item]:
     ]
 
 
+def image_folder(benchmark: Benchmark, data: str) -> str:
+    """The folder that the image paths of a data set start from, where its publisher puts it; "" if it is not there."""
+    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    places = [folder / name for name in benchmark.images]
+    return str(next((place for place in places if place.is_dir()), ""))
+
+
 def read_items(
     benchmark: Benchmark, data: str, *, source: str | None = None, split: str | None = None, images: str = ""
 ) -> list[Item]:
@@ -96,7 +105,7 @@ def read_items(
         data: file, folder or hub id, as the loader takes it.
         source: one of `benchmark.formats`; the first by default.
         split: of a source that has several.
-        images: folder that image paths start from.
+        images: folder that image paths start from; by default that of `image_folder`.
 
     Raises:
         ValueError: for another format, what the loader refuses, an image that cannot be read, ids that stand there
@@ -108,6 +117,7 @@ def read_items(
     source = source or benchmark.formats[0]
     if source not in benchmark.formats:
         raise ValueError(f"--format {source!r} is none of this benchmark's: {', '.join(benchmark.formats)}.")
+    images = images or image_folder(benchmark, data)
     items = []
     for place, record in enumerate(LOADERS[source].read(data, split=split, images=images)):
         try:
@@ -134,7 +144,7 @@ def check_ids(items: Sequence[Item], data: str) -> None:
         raise ValueError(f"{data!r} has {len(twice)} ids more than once, {twice[0]!r} first.")
 
 
-def take(items: Sequence[Item], limit: int | None, *, seed: int | None = None) -> list[Item]:
+def take(items: Sequence[Taken], limit: int | None, *, seed: int | None = None) -> list[Taken]:
     """The first `limit` items, or the first of those shuffled by `random.seed(seed); random.shuffle`, as VLM-R1 does.
 
     Raises:

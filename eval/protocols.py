@@ -108,3 +108,6 @@ class Benchmark:
     """Published number of items by split (None: of all of them), to warn of another one."""
     expand: Callable[[Item], list[Item]] = one_item
     """The questions that one item of the data set asks, such as both orders of two responses."""
+    images: tuple[str, ...] = ()
+    """Where the published data has its images, relative to the folder that is named or that the file is in; the first
+    that is there is taken where the caller names none, and without any the paths are taken as they are."""

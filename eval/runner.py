@@ -148,14 +148,14 @@ def resolve(arguments: DataArguments) -> tuple[Protocol, list[Item], int | None]
         rows, _ = read_rows(arguments.data, arguments.images)
         return known[name], take(row_items(rows), arguments.limit, seed=arguments.limit_seed), None
     benchmark, split = BENCHMARKS[arguments.bench], arguments.split
-    every = read_items(benchmark, arguments.data, source=arguments.format, split=split, images=arguments.images)
-    items = take(every, arguments.limit, seed=arguments.limit_seed)
-    questions = [question for item in items for question in benchmark.expand(item)]
-    if not questions:
+    items = read_items(benchmark, arguments.data, source=arguments.format, split=split, images=arguments.images)
+    asked = [questions for questions in map(benchmark.expand, items) if questions]
+    if not asked:
         raise ValueError(f"None of the {len(items)} items of {arguments.data!r} belongs to {arguments.bench}.")
+    questions = [one for part in take(asked, arguments.limit, seed=arguments.limit_seed) for one in part]
     check_ids(questions, arguments.data)
     published = benchmark.sizes.get(None, benchmark.sizes.get(split))
-    return known[name], questions, published and published * len(questions) // len(items)
+    return known[name], questions, published and published * len(asked[0])
 
 
 def chosen_decoding(arguments: RunArguments, protocol: Protocol) -> Decoding:

@@ -10,16 +10,21 @@ import warnings
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from vlm_entropy.data.generation import Decoding
 from vlm_entropy.data.vllm_engine import VllmEngine
 from vlm_entropy.eval.__main__ import main
+from vlm_entropy.eval.arguments import DataArguments
+from vlm_entropy.eval.benchmarks import BENCHMARKS
 from vlm_entropy.eval.benchmarks.rows import rows_protocol
-from vlm_entropy.eval.items import check_ids, picture_sizes, read_items, take, to_item
+from vlm_entropy.eval.items import check_ids, image_folder, picture_sizes, read_items, take, to_item
 from vlm_entropy.eval.protocols import Benchmark, Item, Protocol, Reference, Score, View
 from vlm_entropy.eval.report import entropy_at, switch_step
 from vlm_entropy.eval.result import describe, obstacles
+from vlm_entropy.eval.runner import resolve
 from vlm_entropy.eval.summary import compare_with, figure, several_samples, summarise
 
 VIEW = View("qwen2_5_vl", "absolute_resized", (28, 28))
@@ -135,6 +140,19 @@ def test_a_killed_run_goes_on_and_a_finished_one_asks_nothing(tiny_model, shapes
     main(flags(tiny_model, shapes, tmp_path / "killed", *sampling))
     with pytest.raises(SystemExit, match="holds work with seed 0, and this run has 5: name another folder"):
         main(flags(tiny_model, shapes, tmp_path / "killed", *sampling, "--seed", 5))
+
+
+def test_an_adapter_is_evaluated_on_its_base(tiny_model, shapes, tmp_path):
+    adapted = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(tiny_model),
+        LoraConfig(target_modules=["q_proj"], init_lora_weights=True),
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    main(flags(tmp_path / "adapter", shapes, tmp_path / "adapted"))
+    main(flags(tiny_model, shapes, tmp_path / "base"))
+    assert responses(tmp_path / "adapted") == responses(tmp_path / "base")  # a fresh adapter changes nothing
+    hashes = [json.loads((tmp_path / run / "result.json").read_text())["model_hash"] for run in ("adapted", "base")]
+    assert hashes[0] != hashes[1]
 
 
 def test_two_processes_write_what_one_does(tiny_model, shapes, tmp_path):
@@ -288,6 +306,30 @@ def test_data_that_is_not_what_it_should_be_is_one_sentence(tmp_path):
     path.write_text(json.dumps({"id": 1, "image": "gone.png", "conversations": turns}) + "\n")
     with pytest.raises(ValueError, match=r"item 1 of .*the image '.*gone.png' does not exist"):
         read_items(rules, str(path), images=str(tmp_path))
+
+
+def test_images_are_found_where_the_publisher_puts_them(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    (tmp_path / "screenspot_imgs").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "screenspot_imgs" / "a.png")
+    row = {"img_filename": "a.png", "bbox": [0, 0, 10, 10], "instruction": "close", "data_type": "icon"}
+    for name in ("mobile", "desktop", "web"):
+        rows = json.dumps([{**row, "data_source": name}])
+        (tmp_path / f"screenspot_{name}.json").write_text(rows)
+    with pytest.warns(UserWarning, match="has 3 items, the published data 1272"):
+        items = read_items(BENCHMARKS["screenspot"], str(tmp_path))
+    assert items[0].images == (str(tmp_path / "screenspot_imgs" / "a.png"),)
+    assert image_folder(BENCHMARKS["screenspot"], str(tmp_path / "screenspot_web.json")).endswith("screenspot_imgs")
+    assert image_folder(BENCHMARKS["gsm8k"], str(tmp_path)) == ""
+
+
+def test_a_limit_counts_what_the_benchmark_asks(tmp_path):
+    pairs = [{"question": f"{n}?", "response_1": "a", "response_2": "b", "label": 1} for n in range(3)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    _, items, published = resolve(DataArguments("pairs", str(path), format="preference_jsonl", limit=2))
+    assert [item.id for item in items] == ["0/12", "0/21", "1/12", "1/21"]
+    assert published is None
 
 
 def test_a_sample_of_the_items_is_the_one_that_vlm_r1_draws():

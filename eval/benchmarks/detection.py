@@ -222,6 +222,7 @@ def _benchmark(categories: Sequence[str], source: str, *, max_detections: int) -
         formats=("coco_detection",),
         protocols={"visual_rft": protocol},
         expand=partial(_chosen, categories=categories),
+        images=("val2017", "../val2017"),
     )
 
 

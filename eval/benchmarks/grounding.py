@@ -195,7 +195,7 @@ def _rec(
             INTERNVL_SOURCE, internvl_prompt, score_internvl, split_cell, max_new_tokens=100, references=internvl
         ),
     }
-    return Benchmark(formats, protocols, sizes or {})
+    return Benchmark(formats, protocols, sizes or {}, images=("train2014", "../train2014"))
 
 
 _REFCOCO = ("refer", "qwen_jsonl", "lmms_refcoco", "vlm_r1_eval")

@@ -267,12 +267,18 @@ GUI: dict[str, Benchmark] = {
         ("screenspot", "rootsautomation_screenspot"),
         _with_references(_SCREENSPOT, SCREENSPOT_REFERENCES),
         {None: 1272, "mobile": 502, "desktop": 334, "web": 436},
+        images=("screenspot_imgs",),
     ),
     "screenspot_v2": Benchmark(
-        ("screenspot_v2",), _with_references(_SCREENSPOT, SCREENSPOT_V2_REFERENCES), {None: 1272}
+        ("screenspot_v2",),
+        _with_references(_SCREENSPOT, SCREENSPOT_V2_REFERENCES),
+        {None: 1272},
+        images=("screenspotv2_image",),
     ),
-    "screenspot_pro": Benchmark(("screenspot_pro",), _with_references(_PRO, SCREENSPOT_PRO_REFERENCES), {None: 1581}),
-    "osworld_g": Benchmark(("osworld_g",), _OSWORLD_G, {None: 564}),
-    "osworld_g_refined": Benchmark(("osworld_g_refined",), _OSWORLD_G, {None: 564}),
-    "mmbench_gui_l2": Benchmark(("mmbench_gui_l2",), _MMBENCH_GUI, {None: 3594}),
+    "screenspot_pro": Benchmark(
+        ("screenspot_pro",), _with_references(_PRO, SCREENSPOT_PRO_REFERENCES), {None: 1581}, images=("images",)
+    ),
+    "osworld_g": Benchmark(("osworld_g",), _OSWORLD_G, {None: 564}, images=("images",)),
+    "osworld_g_refined": Benchmark(("osworld_g_refined",), _OSWORLD_G, {None: 564}, images=("images",)),
+    "mmbench_gui_l2": Benchmark(("mmbench_gui_l2",), _MMBENCH_GUI, {None: 3594}, images=("offline_images",)),
 }

@@ -163,6 +163,7 @@ GEOMETRY3K = Benchmark(
 
 GEOQA = Benchmark(
     formats=("geoqa_r1v",),
+    images=(".",),
     sizes={None: 754},
     protocols={
         "r1_v": Protocol(

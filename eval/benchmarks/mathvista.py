@@ -190,6 +190,7 @@ _RULES = (
 
 MATHVISTA: dict[str, Benchmark] = {
     "mathvista": Benchmark(
+        images=(".",),
         formats=("mathvista",),
         sizes={"testmini": 1_000, None: 1_000},
         protocols={

@@ -262,9 +262,10 @@ PREFERENCES: dict[str, Benchmark] = {
         ("multimodal_rewardbench", "vlm_r1"),
         {"vlm_entropy": OURS, "official": MULTIMODAL_OFFICIAL},
         expand=both_orders,
+        images=(".",),
     ),
     "mm_rlhf_rewardbench": Benchmark(
-        ("mm_rlhf_rewardbench", "vlm_r1"), {"vlm_entropy": MM_RLHF}, {None: 145}, both_orders
+        ("mm_rlhf_rewardbench", "vlm_r1"), {"vlm_entropy": MM_RLHF}, {None: 145}, both_orders, images=(".",)
     ),
     "pairs": Benchmark(("vlm_r1", "preference_jsonl"), {"vlm_entropy": OURS, "plain": PLAIN}, expand=both_orders),
 }
