@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,24 @@ def test_a_run_killed_in_the_middle_goes_on_and_writes_the_same_files(model, pai
     assert part.read_text().splitlines()[:2] == [line.rstrip("\n") for line in finished[:2]]
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert (tmp_path / "killed_kept.jsonl").read_bytes() == (tmp_path / "whole_kept.jsonl").read_bytes()
+
+
+def test_a_run_ended_by_sigkill_goes_on_from_its_last_batch(model, pairs, tmp_path):
+    more = ["--batch_size", 2, "--max_new_tokens", 40]
+    main(flags(model, pairs, tmp_path / "whole.jsonl", *more))
+    command = [sys.executable, "-m", "vlm_entropy.data", *flags(model, pairs, tmp_path / "killed.jsonl", *more)]
+    part = tmp_path / "killed.jsonl.parts" / "part-0.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (part.is_file() and part.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.01)
+        process.kill()
+    finished = part.read_bytes().count(b"\n")
+    assert 3 <= finished < 24
+    assert not (tmp_path / "killed.jsonl").exists()
+    before = part.read_text().splitlines()[:finished]
+    main(flags(model, pairs, tmp_path / "killed.jsonl", *more))
+    assert part.read_text().splitlines()[:finished] == before
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_two_processes_write_what_one_does(model, pairs, tmp_path):

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,18 @@ from vlm_entropy.data.curation import curation_report
 from vlm_entropy.data.noise import select_noisy
 from vlm_entropy.eval.statistics import seed_spread
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4)
 COLD, POOL, HELD_OUT = 1500, 1500, 384
 WORDS = ["Question", "Response", "Which", "better", "What", "colour"]
 CPU = (
     "--use_cpu true --bf16 false --gradient_checkpointing false --report_to none --save_strategy no --task_type plain"
 )
 SFT = (
-    f"{CPU} --method sft --response_column trace --per_device_train_batch_size 64 --max_steps 350 --learning_rate 3e-3"
+    f"{CPU} --method sft --response_column trace --per_device_train_batch_size 64 --max_steps 500 --learning_rate 3e-3"
 )
 GRPO = (
     f"{CPU} --reward_funcs preference format --per_device_train_batch_size 64 --num_generations 8 "
-    "--max_completion_length 24 --learning_rate 5e-4 --lr_scheduler_type constant --num_train_epochs 1"
+    "--max_completion_length 40 --learning_rate 3e-4 --lr_scheduler_type linear --num_train_epochs 1"
 )
 RUNS = {
     "kept, low to high": ("kept", "egt"),
@@ -75,7 +76,7 @@ def evidence(seed: int, folder: Path) -> dict:
         "--lr_scheduler_type cosine --warmup_steps 20 --output_dir",
         judge,
     )
-    sampling = "--task_type plain --max_new_tokens 24 --batch_size 256 --samples 4"
+    sampling = "--task_type plain --max_new_tokens 40 --batch_size 256 --samples 4"
     for source, out in ((folder / "pool.jsonl", "scored"), (data / "heldout.jsonl", "heldout")):
         keep = "--keep_fraction 0.5" if out == "scored" else ""
         command(
@@ -94,7 +95,7 @@ def evidence(seed: int, folder: Path) -> dict:
     scored = lines(folder / "scored.jsonl")
     half = random.Random(seed).sample(scored, len(scored) // 2)
     (folder / "random_half.jsonl").write_text("".join(half))
-    asked = "--bench pairs --protocol plain --temperature 1 --max_new_tokens 24 --batch_size 256"
+    asked = "--bench pairs --protocol plain --temperature 1 --max_new_tokens 40 --batch_size 256"
     models = {"stage 1": judge}
     for number, (name, (part, method)) in enumerate(RUNS.items()):
         models[name] = folder / f"run{number}"
@@ -142,29 +143,24 @@ def interval(found):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_entropy_tells_accuracy_and_hard_wrong_labels(tmp_path):
-    found = []
-    for seed in SEEDS:
-        (tmp_path / str(seed)).mkdir()
-        found.append(evidence(seed, tmp_path / str(seed)))
-        one = found[-1]
-        print(f"\nseed {seed}")
-        print("held-out accuracy by entropy", " ".join(f"{part['accuracy']:.2f}" for part in one["heldout"]["bins"]))
-        print("Spearman, held-out rows with right labels", interval(one["heldout"]["spearman"]))
-        print("Spearman, pool with its labels", interval(one["pool"]["spearman"]))
+    folders = [tmp_path / str(seed) for seed in SEEDS]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = list(pool.map(evidence, SEEDS, folders))
+    for seed, one in zip(SEEDS, found, strict=True):
         noise = one["pool"]["noise"]
-        print(
-            f"wrong labels {noise['kept_noisy']} of {noise['kept']} kept, {noise['dropped_noisy']} dropped:",
-            "odds ratio",
-            interval(noise["odds_ratio"]),
-            "| uniform noise",
-            interval(one["control"]),
-        )
-        print("accuracy", {name: round(value, 3) for name, value in one["accuracy"].items()})
+        bins = " ".join(f"{part['accuracy']:.2f}" for part in one["heldout"]["bins"])
+        print(f"\nseed {seed}: held-out accuracy by entropy {bins}, Spearman {interval(one['heldout']['spearman'])};")
+        print(f"  pool, against its labels: Spearman {interval(one['pool']['spearman'])};")
+        print(f"  wrong labels: {noise['kept_noisy']} of {noise['kept']} kept, {noise['dropped_noisy']} dropped, odds")
+        print(f"  {interval(noise['odds_ratio'])}; had they been wrong at random {interval(one['control'])}")
+        print("  accuracy", {name: round(value, 3) for name, value in one["accuracy"].items()})
     names = list(found[0]["accuracy"])
     for name in names:
         spread = seed_spread([one["accuracy"][name] for one in found])
         print(f"{name}: {spread.mean:.3f} ± {spread.std:.3f}")
-    for first, second in ((1, 2), (1, 3), (2, 4), (2, 5), (1, 5)):
+    for first, second in ((1, 2), (1, 3), (2, 3), (2, 4), (2, 5), (1, 5)):
         gain = seed_spread([one["accuracy"][names[first]] - one["accuracy"][names[second]] for one in found])
         print(f"{names[first]} - {names[second]}: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
     assert all(one["heldout"]["spearman"]["high"] < 0 for one in found)
