@@ -63,7 +63,8 @@ class MakeArguments:
         default=None, metadata={"help": "classes: training rows of each class, in place of --rows."}
     )
     over: Literal["shapes", "colours", "geometry"] | None = field(
-        default=None, metadata={"help": "pairs: what the responses are about; colours are the easiest. Default shapes."}
+        default=None,
+        metadata={"help": "pairs: what the responses are about, colours the easiest. Default shapes."},
     )
     noise: float | None = field(
         default=None, metadata={"help": "pairs: share of training rows with the wrong label, 0 to 1. Default 0."}

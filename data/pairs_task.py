@@ -129,7 +129,11 @@ def _solution(problem: Problem) -> str:
     return f"{' '.join(problem.steps)}. The answer is {problem.answer}."
 
 
-DRAW: dict[str, Callable[..., Pair]] = {"shapes": draw_shapes_pair, "colours": draw_colours_pair, "geometry": draw_geometry_pair}
+DRAW: dict[str, Callable[..., Pair]] = {
+    "shapes": draw_shapes_pair,
+    "colours": draw_colours_pair,
+    "geometry": draw_geometry_pair,
+}
 
 
 def pair_key(pair: Pair) -> tuple[object, ...]:

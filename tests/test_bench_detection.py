@@ -60,6 +60,19 @@ def annotation_file(folder, data, **maps):
     return str(path)
 
 
+def test_a_folder_stands_for_the_annotation_file_in_it(tmp_path):
+    data = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 10, "height": 10}],
+        "categories": [{"id": 7, "name": "bus"}],
+        "annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5]}],
+    }
+    path = annotation_file(tmp_path, data, baseline={"1": ["bus"]})
+    assert list(read_coco_detection(str(tmp_path))) == list(read_coco_detection(path))
+    (tmp_path / "lvis_v1_val.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"must hold one of instances_val2017.json, lvis_v1_val.json"):
+        list(read_coco_detection(str(tmp_path)))
+
+
 def coco(**changes):
     """In COCO's layout: image 9 with two buses and a crowd of them, image 3 with a bus and a cat, image 5 empty."""
     return {

@@ -97,8 +97,9 @@ def test_from_pairs_to_a_reward(paths):
     assert {"consistency", "both_orders_correct"} <= set(result["totals"])
     run(
         train,
-        f"--method grpo --reward_funcs reward_model:{{d}}/judge format --reward_model_max_new_tokens 4 {TRAINING}{ROLLOUT}"
-        "--model_name_or_path {d}/start --data_file_paths {d}/train.jsonl --output_dir {d}/policy",
+        f"--method grpo --reward_funcs reward_model:{{d}}/judge format {TRAINING}{ROLLOUT}"
+        "--reward_model_max_new_tokens 4 --model_name_or_path {d}/start --data_file_paths {d}/train.jsonl "
+        "--output_dir {d}/policy",
         **paths,
     )
     assert "rewards/reward_model/mean" in lines(folder / "policy" / "metrics.jsonl")[0]

@@ -288,6 +288,7 @@ def test_an_l2_box_is_in_fractions_or_in_pixels(offline_images, tmp_path):
     path = write(tmp_path / "L2_annotations.json", [L2, pixels])
     records = list(gui.read_mmbench_gui_l2(path, images=offline_images))
     assert records == [{"id": 0, **L2_RECORD}, {"id": 1, **L2_RECORD}]
+    assert list(gui.read_mmbench_gui_l2(str(tmp_path), images=offline_images)) == records
     # pixels need no image
     assert gui.mmbench_gui_l2_record(pixels, images="nowhere") == L2_RECORD
 

@@ -1,6 +1,7 @@
 """The preference pairs: one response is true of the picture, the other is not, and the label says which."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from task_files import answer, files, question, read
@@ -11,6 +12,7 @@ from vlm_entropy.data.pairs_task import (
     DRAW,
     Pair,
     balanced,
+    draw_colours_pair,
     draw_geometry_pair,
     draw_shapes_pair,
     make_pairs,
@@ -18,6 +20,7 @@ from vlm_entropy.data.pairs_task import (
     misread,
     name_pair,
     pair_row,
+    render,
 )
 from vlm_entropy.data.rows import read_rows
 from vlm_entropy.data.shapes import Shape, region
@@ -182,7 +185,12 @@ def test_rows_can_be_read_for_training(tmp_path):
     [
         ({"rows": 0}, "rows must be at least 1, got 0"),
         ({"held_out": -1}, "held_out must be at least 0, got -1"),
-        ({"over": "cats"}, "over is 'cats'; allowed are shapes, geometry"),
+        ({"over": "cats"}, "over is 'cats'; allowed are shapes, colours, geometry"),
+        ({"noise_on": "all"}, "noise_on is 'all'; allowed are any, grained"),
+        ({"over": "geometry", "objects": 2}, "only pictures of shapes have them; got 2 over geometry"),
+        ({"objects": 0}, "objects must be at least 1"),
+        ({"grain": 1.5}, "ratio must be between 0 and 1, got 1.5"),
+        ({"noise": 0.5, "noise_on": "grained", "grain": 0.25}, "asks for 2 wrong labels among grained pictures"),
         ({"image_size": 30}, "image_size must be a multiple of 8, got 30"),
         ({"over": "geometry", "image_size": 32}, "image_size must be at least 80, got 32"),
         ({"noise": 1.5}, "ratio must be between 0 and 1, got 1.5"),
@@ -192,6 +200,44 @@ def test_a_bad_value_is_named_and_nothing_is_written(tmp_path, change, sentence)
     with pytest.raises(ValueError, match=sentence):
         make_pairs(tmp_path / "task", **({"rows": 4, "seed": 0} | change))
     assert not (tmp_path / "task").exists()
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+def test_a_pair_about_colours_asks_for_the_only_shape_of_its_kind(objects):
+    rng = random.Random(0)
+    for _ in range(50):
+        pair = draw_colours_pair(rng, objects)
+        target, *others = pair.picture
+        assert len(others) == objects - 1
+        assert pair.question == f"What colour is the {target.kind}?"
+        assert all(other.kind != target.kind for other in others)
+        assert pair.right == f"{target.colour}." != pair.wrong
+
+
+def test_grain_covers_its_share_of_the_pictures_and_wrong_labels_can_be_there_alone(tmp_path):
+    options = {"rows": 40, "held_out": 8, "seed": 3, "over": "colours"}
+    clear, _ = make_pairs(tmp_path / "clear", **options)
+    train, held_out = make_pairs(tmp_path / "grained", **options, grain=0.5, noise=0.25, noise_on="grained")
+    rows = read(train)
+    assert sum(row["is_grained"] for row in rows) == 20
+    assert sum(row["is_grained"] for row in read(held_out)) == 4
+    assert sum(row["is_noisy"] for row in rows) == 10
+    assert all(row["is_grained"] for row in rows if row["is_noisy"])
+    for before, after in zip(read(clear), rows, strict=True):
+        pictures = [(tmp_path / name / "images" / before["image"]).read_bytes() for name in ("clear", "grained")]
+        assert (pictures[0] != pictures[1]) == after["is_grained"]
+        assert before["responses"] == after["responses"]
+        assert (answer(before) != answer(after)) == after["is_noisy"]
+
+
+def test_a_grained_picture_is_three_parts_picture_and_seven_parts_noise():
+    grained = render(replace(PAIR, grain=1), image_size=32)
+    noise = random.Random(1).randbytes(3 * 32 * 32)
+    red, background = (220, 40, 40), (255, 255, 255)
+    for (x, y), colour in (((2, 2), red), ((30, 30), background)):
+        start = 3 * (32 * y + x)
+        expected = [0.3 * c + 0.7 * n for c, n in zip(colour, noise[start : start + 3], strict=True)]
+        assert grained.getpixel((x, y)) == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize("part", ["colour", "kind"])

@@ -24,6 +24,7 @@ QUESTION = (
     "Please strictly follow the format."
 )
 """Visual-RFT's own words."""
+FILES = ("instances_val2017.json", "lvis_v1_val.json")
 _MAPS = "exist_map_*.json"
 _LISTS = ("images", "annotations", "categories")
 
@@ -66,7 +67,8 @@ def read_coco_detection(path: str, *, split: str | None = None, images: str = ""
     an image that the map leaves out is not asked about, and a category that it lists twice is asked once.
 
     Args:
-        path: instances_val2017.json, lvis_v1_val.json or any file like it; maps exist_map_*.json may lie beside it.
+        path: instances_val2017.json, lvis_v1_val.json or any file like it, or the folder of one of these two; maps
+            exist_map_*.json may lie beside it.
         split: name of the map, "NAME" of exist_map_NAME.json, needed if there are several. Without any map, the pairs
             that have an annotation are asked, with a warning.
         images: not used; image paths start from the folder of the split, for LVIS from the one with train2017/.
@@ -75,12 +77,23 @@ def read_coco_detection(path: str, *, split: str | None = None, images: str = ""
         ValueError: for a file that is no such annotation file, two images or categories of one id or name, a broken
             annotation, or a map that is missing, one of several, no map, or asks for an unknown category.
     """
-    annotations = _index(_load(Path(path)), path)
-    asked = _asked(Path(path), split, annotations)
+    file = _annotation_file(Path(path))
+    annotations = _index(_load(file), str(file))
+    asked = _asked(file, split, annotations)
     unasked = _count_unasked(annotations, asked)
     for image_id, names in asked.items():
         for name in names:
             yield _record(annotations, image_id, name, unasked[annotations.categories[name]])
+
+
+def _annotation_file(path: Path) -> Path:
+    """The file itself, or the one of a folder."""
+    if not path.is_dir():
+        return path
+    files = [path / name for name in FILES if (path / name).is_file()]
+    if len(files) != 1:
+        raise ValueError(f"{str(path)!r} must hold one of {', '.join(FILES)}, or name the annotation file itself.")
+    return files[0]
 
 
 def _load(path: Path) -> Any:

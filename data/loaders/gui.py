@@ -255,15 +255,17 @@ def read_mmbench_gui_l2(path: str, *, split: str | None = None, images: str = ""
     """Yield the rows of `L2_annotations.json`; see `mmbench_gui_l2_record`. `id` is the place, from 0.
 
     Args:
-        path: the file.
+        path: the file, or its folder.
         split: must be None.
         images: the folder `offline_images`; read for the boxes that are in fractions.
 
     Raises:
         ValueError: as `read_table` says, or for a bad row, with its place counted from 1.
     """
-    rows = read_table(path, split=split)
-    return with_ids(map_rows(rows, lambda row: [mmbench_gui_l2_record(row, images=images)], path=path))
+    inside = Path(path, "L2_annotations.json")
+    file = str(inside) if inside.is_file() else path
+    rows = read_table(file, split=split)
+    return with_ids(map_rows(rows, lambda row: [mmbench_gui_l2_record(row, images=images)], path=file))
 
 
 def ui_r1_record(row: Mapping[str, Any]) -> Record:
