@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlm_entropy.data.__main__ import main
+from vlm_entropy.data.__main__ import COMMANDS, main
 from vlm_entropy.data.tiny import INTERNVL_SPECIAL, MODEL_TYPES, QWEN_SPECIAL, build_tiny_vlm, build_tokenizer
 
 COMPLETION = "<think>red square</think><answer>[4, 8, 12, 16]</answer>"
@@ -294,8 +294,14 @@ def test_build_reads_its_values_from_a_config_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "vlm-entropy-data: unknown command 'no command'; the commands are make, build, convert, check, noise"),
-        (["mkae"], "vlm-entropy-data: unknown command 'mkae'; the commands are make, build, convert, check, noise"),
+        (
+            [],
+            "vlm-entropy-data: unknown command 'no command'; the commands are make, build, convert, check, noise, pairs, traces, curate",
+        ),
+        (
+            ["mkae"],
+            "vlm-entropy-data: unknown command 'mkae'; the commands are make, build, convert, check, noise, pairs, traces, curate",
+        ),
         (["make", "--task", "shapes", "--rows", "0"], "vlm-entropy-data: rows must be at least 1, got 0"),
         (["make", "--config", "no.yaml"], "vlm-entropy-data: [Errno 2] No such file or directory: 'no.yaml'"),
     ],
