@@ -296,11 +296,11 @@ def test_build_reads_its_values_from_a_config_file(tmp_path, capsys):
     [
         (
             [],
-            "vlm-entropy-data: unknown command 'no command'; the commands are make, build, convert, check, noise, pairs, traces, curate",
+            f"vlm-entropy-data: unknown command 'no command'; the commands are {', '.join(COMMANDS)}",
         ),
         (
             ["mkae"],
-            "vlm-entropy-data: unknown command 'mkae'; the commands are make, build, convert, check, noise, pairs, traces, curate",
+            f"vlm-entropy-data: unknown command 'mkae'; the commands are {', '.join(COMMANDS)}",
         ),
         (["make", "--task", "shapes", "--rows", "0"], "vlm-entropy-data: rows must be at least 1, got 0"),
         (["make", "--config", "no.yaml"], "vlm-entropy-data: [Errno 2] No such file or directory: 'no.yaml'"),
