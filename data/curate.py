@@ -8,15 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from vlm_entropy.rewards import REWARDS
-
 from .convert import write_whole
 from .curation import CurationReport, curation_report, keep_indices, response_entropy
 from .examples import prompt_tokens, to_example
 from .families import get_family
 from .files import read_items
 from .models import limit_images, load_description
-from .preflight.rewards import reads_gold, score
+from .preflight.rewards import judging_reward, score
 from .prompts import format_question
 from .rows import Row, read_rows
 
@@ -73,9 +71,7 @@ class CurateArguments:
     def __post_init__(self):
         if self.keep_fraction is not None or self.max_entropy is not None:
             keep_indices([0.0], keep_fraction=self.keep_fraction, max_entropy=self.max_entropy)
-        if self.reward not in REWARDS or not reads_gold(REWARDS[self.reward]):
-            judges = ", ".join(sorted(name for name, reward in REWARDS.items() if reads_gold(reward)))
-            raise ValueError(f"--reward {self.reward!r} judges no answer by itself; allowed are {judges}.")
+        judging_reward(self.reward, flag="--reward")
         if not self.out.endswith(".jsonl"):
             raise ValueError(f"--out is {self.out!r}; a file ending in .jsonl is needed.")
         if self.batch_size < 1:
@@ -100,51 +96,37 @@ def run(arguments: CurateArguments) -> str:
         max_pixels=arguments.max_pixels,
         max_anyres_num=arguments.max_anyres_num,
     )
-    family = get_family(config.model_type)
-    rows, _ = read_rows(arguments.data, arguments.images)
-    columns = [name for row in rows for name in (ENTROPY_COLUMN, ACCURACY_COLUMN) if name in row.columns]
-    if columns:
-        raise ValueError(f"{arguments.data!r} has a column {columns[0]} already; start from the file without it.")
-    lengths = [
-        prompt_tokens(row, family=family, processor=processor, task_type=arguments.task_type)[0] for row in rows
-    ]
+    seen = {"family": get_family(config.model_type), "processor": processor, "task_type": arguments.task_type}
+    rows = unscored_rows(arguments)
+    examples = [to_example(row, **seen, solution_space=arguments.solution_space) for row in rows]
+    lengths = [prompt_tokens(row, **seen)[0] for row in rows]
     lines, seconds = sample_responses(arguments, rows, lengths, processor)
     if not processes().is_main_process:
         return ""
+    responses = [[line["response"] for line in of_row] for of_row in lines]
+    judged = accuracies(judging_reward(arguments.reward, flag="--reward"), examples, responses)
     entropies = [
         response_entropy([line["entropy"] if line["response"].strip() else None for line in of_row])
         for of_row in lines
     ]
-    examples = [
-        to_example(
-            row,
-            family=family,
-            processor=processor,
-            task_type=arguments.task_type,
-            solution_space=arguments.solution_space,
-        )
-        for row in rows
-    ]
-    judged = accuracies(REWARDS[arguments.reward], examples, [[line["response"] for line in part] for part in lines])
+    tokens = sum(line["tokens"] for of_row in lines for line in of_row)
+    cost = {"prompt_tokens": sum(lengths), "response_tokens": tokens, "seconds": seconds}
     kept = keep(arguments, entropies)
-    report = curation_report(
-        entropies,
-        judged,
-        noisy_column(rows),
-        kept,
-        samples=arguments.samples,
-        cost={
-            "prompt_tokens": sum(lengths),
-            "response_tokens": sum(line["tokens"] for of_row in lines for line in of_row),
-            "seconds": seconds,
-        },
-    )
-    records = [record for _, record in read_items(arguments.data)]
-    scored = [
-        {**record, ENTROPY_COLUMN: entropy, ACCURACY_COLUMN: accuracy}
-        for record, entropy, accuracy in zip(records, entropies, judged, strict=True)
-    ]
-    return write(arguments, scored, kept, report)
+    report = curation_report(entropies, judged, noisy_column(rows), kept, samples=arguments.samples, cost=cost)
+    return write(arguments, entropies, judged, kept, report)
+
+
+def unscored_rows(arguments: CurateArguments) -> list[Row]:
+    """The rows of the data.
+
+    Raises:
+        ValueError: for rows that cannot be used, or that have been scored.
+    """
+    rows, _ = read_rows(arguments.data, arguments.images)
+    columns = [name for row in rows for name in (ENTROPY_COLUMN, ACCURACY_COLUMN) if name in row.columns]
+    if columns:
+        raise ValueError(f"{arguments.data!r} has a column {columns[0]} already; start from the file without it.")
+    return rows
 
 
 def sample_responses(
@@ -211,9 +193,17 @@ def noisy_column(rows: Sequence[Row]) -> list[bool] | None:
 
 
 def write(
-    arguments: CurateArguments, scored: Sequence[dict[str, Any]], kept: Sequence[int] | None, report: CurationReport
+    arguments: CurateArguments,
+    entropies: Sequence[float | None],
+    judged: Sequence[float | None],
+    kept: Sequence[int] | None,
+    report: CurationReport,
 ) -> str:
     """Write the scored rows, the kept ones and the report; return the lines to print."""
+    scored = [
+        {**record, ENTROPY_COLUMN: entropy, ACCURACY_COLUMN: accuracy}
+        for (_, record), entropy, accuracy in zip(read_items(arguments.data), entropies, judged, strict=True)
+    ]
     out, report_path = Path(arguments.out), Path(arguments.out.removesuffix(".jsonl") + ".report.json")
     write_whole(out, map(_json_line, scored))
     write_whole(report_path, [json.dumps(report.to_json(), indent=2).encode() + b"\n"])

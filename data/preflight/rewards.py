@@ -11,6 +11,7 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from vlm_entropy.data.rows import Row
+from vlm_entropy.rewards import REWARDS
 from vlm_entropy.rewards.geometry import Box, from_original, to_original
 from vlm_entropy.rewards.labelled_boxes import find_detections
 from vlm_entropy.rewards.parsing import find_box
@@ -32,6 +33,18 @@ Example = Mapping[str, Any]
 def reads_gold(reward: Reward) -> bool:
     """Whether the signature of a reward names a column that holds what is right."""
     return any(name in inspect.signature(reward).parameters for name in GOLD_COLUMNS)
+
+
+def judging_reward(name: str, *, flag: str) -> Reward:
+    """The reward of ours that is called `name`, if it judges an answer by the gold one.
+
+    Raises:
+        ValueError: for any other name, saying which are allowed.
+    """
+    if name not in REWARDS or not reads_gold(REWARDS[name]):
+        judges = ", ".join(sorted(known for known, reward in REWARDS.items() if reads_gold(reward)))
+        raise ValueError(f"{flag} {name!r} judges no answer by itself; allowed are {judges}.")
+    return REWARDS[name]
 
 
 def whole_numbers(numbers: Sequence[float]) -> str:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from vlm_entropy.data.preflight.rewards import reads_gold
+from vlm_entropy.data.preflight.rewards import judging_reward
 from vlm_entropy.data.prompts import format_question
 from vlm_entropy.eval.protocols import Item, Message, Protocol, Score, View
-from vlm_entropy.rewards import REWARDS, find_final_answer, iou_reward, is_well_formed
+from vlm_entropy.rewards import find_final_answer, iou_reward, is_well_formed
 
 SYNTHETIC = {"shapes": ["iou"], "gui": ["gui_coordinate"], "classes": ["class"], "geometry": ["math"]}
 """Rewards that judge the tasks of `data make`; pairs of responses are in `preferences`."""
@@ -60,11 +60,7 @@ def rows_protocol(names: Sequence[str], *, task_type: str, solution_space: str) 
         ValueError: for an unknown task type, or a reward that judges no answer by itself.
     """
     format_question("", task_type)
-    for name in names:
-        if name not in REWARDS or not reads_gold(REWARDS[name]):
-            judges = ", ".join(sorted(reward for reward in REWARDS if reads_gold(REWARDS[reward])))
-            raise ValueError(f"--rewards {name!r} judges no answer by itself; allowed are {judges}.")
-    rewards = {name: REWARDS[name] for name in names}
+    rewards = {name: judging_reward(name, flag="--rewards") for name in names}
     return Protocol(
         source="the rewards of training",
         prompt=partial(row_prompt, task_type=task_type),
