@@ -1,6 +1,7 @@
 """Ask a model all items of a benchmark, keep every answer, and score them: `eval run`, and `eval score` without it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from .protocols import Item, Protocol, View
 from .provenance import model_hash
 from .result import DECODING, write_lines, write_result
 
+LIMITS = ("min_pixels", "max_pixels", "max_anyres_num")
+
 
 def run(arguments: RunArguments) -> None:
     """Write `predictions.jsonl` (every answer), `scores.jsonl` (every item) and `result.json`; print the figures.
@@ -35,33 +38,25 @@ def run(arguments: RunArguments) -> None:
     protocol, items, published = resolve(arguments)
     config, processor = load_description(arguments.model, flag="--model", revision=arguments.revision)
     family = get_family(config.model_type)
-    limits = ("min_pixels", "max_pixels", "max_anyres_num")
-    limit_images(processor, **{name: getattr(arguments, name) for name in limits})
+    limit_images(processor, **{name: getattr(arguments, name) for name in LIMITS})
     space = arguments.coordinate_space or family.space
     views = [item_view(item, family=family, processor=processor, space=space) for item in items]
     prompts = [
         item_prompt(item, view, protocol=protocol, family=family, processor=processor)
         for item, view in zip(items, views, strict=True)
     ]
-    images = [item.images for item in items]
     decoding = chosen_decoding(arguments, protocol)
     settings = {
-        **asdict(arguments),
-        **asdict(decoding),
-        **dict.fromkeys(limits),
+        **settings_of(arguments, decoding, items, prompts),
         **image_limits(processor),
-        "protocol": arguments.protocol or next(iter(protocols(arguments))),
         "coordinate_space": space,
         "model_type": family.model_type,
         "model_hash": model_hash(arguments.model, config),
-        "items_hash": items_hash(items),
-        "prompts_hash": digest(prompt.messages for prompt in prompts),
     }
-    del settings["out"]
     claim(folder, settings)
     finished = ask(
         prompts,
-        partial(load_engine, arguments, processor, config=config, max_images=max(map(len, images), default=0)),
+        partial(load_engine, arguments, processor, config=config, max_images=max(len(item.images) for item in items)),
         folder=folder,
         decoding=decoding,
         batch_size=arguments.batch_size,
@@ -69,15 +64,39 @@ def run(arguments: RunArguments) -> None:
         upright=arguments.bench in ROWS,
     )
     if processes().is_main_process:
-        ordered = sorted(finished.lines, key=lambda line: (line["row"], line["sample"]))
-        places = [line.pop("row") for line in ordered]
-        lines = [
-            {"id": items[place].id, "input_size": views[place].input_size, **line}
-            for place, line in zip(places, ordered, strict=True)
-        ]
+        lines = predictions(finished.lines, items, views)
         write_lines(folder / "predictions.jsonl", lines)
         write_result(folder, settings, protocol, items, lines, published=published, seconds=finished.seconds)
     processes().wait_for_everyone()
+
+
+def settings_of(
+    arguments: RunArguments, decoding: Decoding, items: Sequence[Item], prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """What answers depend on besides the model and the limits of its images; `prompt` is the first one asked."""
+    settings = {
+        **asdict(arguments),
+        **asdict(decoding),
+        **dict.fromkeys(LIMITS),
+        "protocol": arguments.protocol or next(iter(protocols(arguments))),
+        "items_hash": items_hash(items),
+        "prompts_hash": digest(prompt.messages for prompt in prompts),
+        "prompt": prompts[0].messages,
+    }
+    return {name: value for name, value in settings.items() if name != "out"}
+
+
+def predictions(lines: Sequence[dict[str, Any]], items: Sequence[Item], views: Sequence[View]) -> list[dict[str, Any]]:
+    """The lines of `ask` in the order of items and samples, by the item's id, with the size of the image it saw."""
+    ordered = sorted(lines, key=lambda line: (line["row"], line["sample"]))
+    return [
+        {
+            "id": items[line["row"]].id,
+            "input_size": views[line["row"]].input_size,
+            **{name: value for name, value in line.items() if name != "row"},
+        }
+        for line in ordered
+    ]
 
 
 def item_view(item: Item, *, family: Family, processor: Any, space: str) -> View:

@@ -68,6 +68,7 @@ def test_a_checkpoint_is_evaluated_and_every_answer_kept(tiny_model, shapes, tmp
     assert (result["min_pixels"], result["max_pixels"], result["max_anyres_num"]) == (256, 16384, None)
     assert (result["model_type"], result["coordinate_space"]) == ("qwen2_5_vl", "absolute_resized")
     assert all(len(result[name]) == 16 for name in ("model_hash", "items_hash", "prompts_hash"))
+    assert result["prompt"][0]["content"].startswith("Find the ")
     assert "accuracy@0.5 0.000 [0.000, 0.324]" in capsys.readouterr().out
 
 
