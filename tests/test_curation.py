@@ -191,10 +191,18 @@ def test_two_processes_write_what_one_does(model, pairs, tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "two.jsonl.parts").glob("part-*.jsonl"))) == 2
+    parts = [lines(path) for path in sorted((tmp_path / "two.jsonl.parts").glob("part-*.jsonl"))]
+    assert [[batch["batch"] for batch in part] for part in parts] == [[0, 2, 4], [1, 3, 5]]
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert (tmp_path / "two_kept.jsonl").read_bytes() == (tmp_path / "one_kept.jsonl").read_bytes()
     assert done.stdout.count("wrote") == 2
+
+
+def test_batches_of_the_same_prompts_are_drawn_apart(model, pairs, tmp_path):
+    (tmp_path / "same.jsonl").write_text((pairs / "train.jsonl").read_text().splitlines(keepends=True)[0] * 4)
+    main(flags(model, pairs, tmp_path / "out.jsonl", "--data", tmp_path / "same.jsonl", "--batch_size", 2))
+    drawn = [row["response_entropy"] for row in lines(tmp_path / "out.jsonl")]
+    assert len(set(drawn)) > 1
 
 
 def test_cutting_anew_asks_no_model(model, pairs, tmp_path, monkeypatch):

@@ -175,6 +175,36 @@ def test_an_end_token_ends_an_answer_and_is_its_last_token(tiny_model):
     assert not ended[0].is_truncated
 
 
+def test_the_entropy_of_an_answer_that_ends_early_is_the_mean_over_its_own_tokens(tiny_model):
+    model, processor = load_model(str(tiny_model)), AutoProcessor.from_pretrained(tiny_model)
+    inputs = tokenize(processor, conversations())
+    ids = record_ids(model, inputs)
+    answer(model, processor, inputs, decoding=SAMPLED, seed=1)
+    model.generation_config.eos_token_id = [int(ids[0][0])]
+    together = [one for [one] in answer(model, processor, inputs, decoding=SAMPLED, seed=1, with_entropy=True)]
+    assert together[0].tokens == 1 < max(one.tokens for one in together)
+    first = replace(SAMPLED, max_new_tokens=1)
+    alone = answer(model, processor, inputs, decoding=first, seed=1, with_entropy=True)[0][0]
+    assert together[0].entropy == pytest.approx(alone.entropy, abs=1e-6)
+
+
+def test_the_placeholder_of_an_image_is_never_sampled_however_likely(tiny_model):
+    model, processor = load_model(str(tiny_model)), AutoProcessor.from_pretrained(tiny_model)
+    inputs = tokenize(processor, conversations())
+    likely = sorted(vision_token_ids(model.config))
+    assert likely
+
+    def favour(module, args, output):
+        output.logits[..., likely] += 1000.0
+
+    hook = model.register_forward_hook(favour)
+    ids = record_ids(model, inputs)
+    for decoding in (GREEDY, SAMPLED):
+        answer(model, processor, inputs, decoding=decoding)
+    hook.remove()
+    assert not {int(token) for row in ids for token in row} & set(likely)
+
+
 def test_an_adapter_answers_as_its_merged_model_does(tiny_model, tmp_path):
     from peft import LoraConfig, get_peft_model
 
