@@ -13,7 +13,7 @@ from .curation import CurationReport, curation_report, keep_indices, response_en
 from .examples import prompt_tokens, to_example
 from .families import get_family
 from .files import read_items
-from .models import limit_images, load_description
+from .models import IMAGE_LIMITS, limit_images, load_description
 from .preflight.rewards import judging_reward, score
 from .prompts import format_question
 from .rows import Row, read_rows
@@ -90,12 +90,7 @@ def run(arguments: CurateArguments) -> str:
     from .processes import processes
 
     config, processor = load_description(arguments.model, flag="--model")
-    limit_images(
-        processor,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        max_anyres_num=arguments.max_anyres_num,
-    )
+    limit_images(processor, **{name: getattr(arguments, name) for name in IMAGE_LIMITS})
     seen = {"family": get_family(config.model_type), "processor": processor, "task_type": arguments.task_type}
     rows = unscored_rows(arguments)
     examples = [to_example(row, **seen, solution_space=arguments.solution_space) for row in rows]
@@ -145,8 +140,7 @@ def sample_responses(
     from .resumable import claim
 
     names = ("model", "data", "images", "samples", "task_type", "max_new_tokens", "batch_size", "seed")
-    limits = ("min_pixels", "max_pixels", "max_anyres_num")
-    settings = {name: getattr(arguments, name) for name in (*names, *limits)}
+    settings = {name: getattr(arguments, name) for name in (*names, *IMAGE_LIMITS)}
     folder = Path(f"{arguments.out}.parts")
     claim(folder, {**settings, "rows": len(rows)})
     prompts = [

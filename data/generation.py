@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -131,16 +132,15 @@ def answer(
     config, tokenizer = _generation_config(model, processor, decoding), processor.tokenizer
     inputs = inputs.to(model.device)
     entropies: list[Tensor] = []
-    hook = model.register_forward_hook(lambda _, __, output: entropies.append(token_entropy(output.logits[:, -1])))
-    if not with_entropy:
-        hook.remove()
+
+    def measure(module: Any, args: Any, output: Any) -> None:
+        entropies.append(token_entropy(output.logits[:, -1]))
+
     devices = [model.device] if model.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            ids = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].size(1) :]
-    finally:
-        hook.remove()
+    measuring = model.register_forward_hook(measure) if with_entropy else nullcontext()
+    with measuring, torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        ids = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].size(1) :]
     ends = torch.isin(ids, torch.tensor(config.eos_token_id, device=ids.device))
     lengths = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, ids.size(1))
     means: list[float | None] = [None] * len(ids)

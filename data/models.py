@@ -6,6 +6,9 @@ from typing import Any
 
 from .families import get_family, set_max_tiles, set_pixel_limits
 
+IMAGE_LIMITS = ("min_pixels", "max_pixels", "max_anyres_num")
+"""Options of commands that `limit_images` takes."""
+
 
 def adapter_base(name: str) -> str | None:
     """The checkpoint that a folder's PEFT adapter belongs to; None for anything but the folder of an adapter."""

@@ -22,15 +22,10 @@ class Finished(NamedTuple):
     """Time that the batches took, added up over processes and over the runs that were killed."""
 
 
-def parts(folder: Path) -> list[Path]:
-    """The files that processes append to, a line for each batch."""
-    return sorted(folder.glob("part-*.jsonl"))
-
-
 def read_batches(folder: Path) -> dict[int, Line]:
-    """The finished batches by number; a last line cut off by a crash counts for nothing."""
+    """The finished batches of all processes by number; a last line cut off by a crash counts for nothing."""
     batches: dict[int, Line] = {}
-    for path in parts(folder):
+    for path in sorted(folder.glob("part-*.jsonl")):
         text = path.read_bytes()
         for line in text[: text.rfind(b"\n") + 1].splitlines():
             batch = json.loads(line)

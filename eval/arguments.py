@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vlm_entropy.data.models import IMAGE_LIMITS
 from vlm_entropy.rewards.geometry import SPACES
 
 from .benchmarks.rows import SYNTHETIC
@@ -86,8 +87,7 @@ class RunArguments(DataArguments):
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
         if self.coordinate_space is not None and self.coordinate_space not in SPACES:
             raise ValueError(f"coordinate_space is {self.coordinate_space!r}; allowed are {', '.join(SPACES)}.")
-        limits = ("min_pixels", "max_pixels", "max_anyres_num")
-        if self.engine == "vllm" and any(getattr(self, name) is not None for name in limits):
+        if self.engine == "vllm" and any(getattr(self, name) is not None for name in IMAGE_LIMITS):
             raise ValueError(
                 "--engine vllm prepares images by the checkpoint's own limits: leave out min_pixels, "
                 "max_pixels and max_anyres_num, or save them with its processor."

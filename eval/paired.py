@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from .result_files import Values, check_same_benchmark, disagreements, figures, read_result, read_scores
 from .statistics import (
     McNemar,
+    Mean,
     PairedDifference,
     Spread,
-    bootstrap_mean_interval,
+    is_binary,
     mcnemar,
+    mean_with_interval,
     paired_bootstrap,
     seed_spread,
-    wilson_interval,
 )
 
 _ORDER = re.compile(r"/(?:12|21)$")
@@ -47,16 +48,6 @@ class SpreadArguments:
 
     runs: list[str] = field(metadata={"help": "Result folders of the same benchmark, one per seed."})
     out: str | None = field(default=None, metadata={"help": "JSON file for the table. Default: it is only printed."})
-
-
-class Mean(NamedTuple):
-    """A mean over items with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    interval: str
-    """Wilson for values 0 and 1, bootstrap for others."""
 
 
 class Comparison(NamedTuple):
@@ -97,17 +88,6 @@ def item_values(run: str, scores: Mapping[str, Values], metric: str, items: Iter
     return {item: fmean(values) for item, values in groups.items()}
 
 
-def _is_binary(values: Sequence[float]) -> bool:
-    return all(value in (0, 1) for value in values)
-
-
-def mean_with_interval(values: Sequence[float], *, seed: int, resamples: int) -> Mean:
-    """Mean over items: Wilson's interval if they are all 0 or 1, otherwise the bootstrap's."""
-    if _is_binary(values):
-        return Mean(fmean(values), *wilson_interval(int(sum(values)), len(values)), "wilson")
-    return Mean(fmean(values), *bootstrap_mean_interval(values, seed=seed, resamples=resamples), "bootstrap")
-
-
 def _write(out: str | None, content: Mapping[str, Any]) -> None:
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +98,7 @@ def compare(first: Sequence[float], second: Sequence[float], *, seed: int, resam
     """Compare the values of two runs, item by item."""
     means = [mean_with_interval(values, seed=seed, resamples=resamples) for values in (first, second)]
     difference = paired_bootstrap(first, second, seed=seed, resamples=resamples)
-    test = mcnemar(first, second) if _is_binary([*first, *second]) else None
+    test = mcnemar(first, second) if is_binary([*first, *second]) else None
     return Comparison(len(first), means[0], means[1], difference, test)
 
 

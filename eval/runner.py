@@ -11,7 +11,7 @@ from vlm_entropy.data.asking import Engine, Prompt, TransformersEngine, ask
 from vlm_entropy.data.examples import chat_tokens
 from vlm_entropy.data.families import Family, get_family
 from vlm_entropy.data.generation import Decoding
-from vlm_entropy.data.models import image_limits, limit_images, load_description
+from vlm_entropy.data.models import IMAGE_LIMITS, image_limits, limit_images, load_description
 from vlm_entropy.data.processes import processes
 from vlm_entropy.data.resumable import claim
 from vlm_entropy.data.rows import read_rows
@@ -25,8 +25,6 @@ from .protocols import Item, Protocol, View
 from .provenance import model_hash
 from .result import DECODING, write_lines, write_result
 
-LIMITS = ("min_pixels", "max_pixels", "max_anyres_num")
-
 
 def run(arguments: RunArguments) -> None:
     """Write `predictions.jsonl` (every answer), `scores.jsonl` (every item) and `result.json`; print the figures.
@@ -38,7 +36,7 @@ def run(arguments: RunArguments) -> None:
     protocol, items, published = resolve(arguments)
     config, processor = load_description(arguments.model, flag="--model", revision=arguments.revision)
     family = get_family(config.model_type)
-    limit_images(processor, **{name: getattr(arguments, name) for name in LIMITS})
+    limit_images(processor, **{name: getattr(arguments, name) for name in IMAGE_LIMITS})
     space = arguments.coordinate_space or family.space
     views = [item_view(item, family=family, processor=processor, space=space) for item in items]
     prompts = [
@@ -77,7 +75,7 @@ def settings_of(
     settings = {
         **asdict(arguments),
         **asdict(decoding),
-        **dict.fromkeys(LIMITS),
+        **dict.fromkeys(IMAGE_LIMITS),
         "protocol": arguments.protocol or next(iter(protocols(arguments))),
         "items_hash": items_hash(items),
         "prompts_hash": digest(prompt.messages for prompt in prompts),

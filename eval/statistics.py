@@ -79,6 +79,27 @@ def bootstrap_mean_interval(
     return _percentiles(bootstrap_means(values, resamples=resamples, seed=seed), confidence)
 
 
+class Mean(NamedTuple):
+    """A mean over items with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    interval: str
+    """Wilson for values 0 and 1, bootstrap for others."""
+
+
+def is_binary(values: Sequence[float]) -> bool:
+    return all(value in (0, 1) for value in values)
+
+
+def mean_with_interval(values: Sequence[float], *, seed: int, resamples: int = 10_000) -> Mean:
+    """Mean over items: Wilson's interval if they are all 0 or 1, otherwise the bootstrap's."""
+    if is_binary(values):
+        return Mean(fmean(values), *wilson_interval(int(sum(values)), len(values)), "wilson")
+    return Mean(fmean(values), *bootstrap_mean_interval(values, seed=seed, resamples=resamples), "bootstrap")
+
+
 class PairedDifference(NamedTuple):
     """The mean difference of two runs on the same items."""
 

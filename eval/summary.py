@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from .protocols import Item, Protocol, Reference, Score
-from .statistics import bootstrap_mean_interval, majority_at_k, pass_at_k, wilson_interval
+from .statistics import majority_at_k, mean_with_interval, pass_at_k
 
 Figure = dict[str, Any]
 """{"value", "low", "high", "items"}: a mean over items with its 95 % interval."""
@@ -24,11 +24,8 @@ def figure(values: Sequence[float]) -> Figure:
     judged = [value for value in values if not math.isnan(value)]
     if not judged:
         return {"value": None, "low": None, "high": None, "items": 0}
-    if set(judged) <= {0.0, 1.0}:
-        low, high = wilson_interval(int(sum(judged)), len(judged))
-    else:
-        low, high = bootstrap_mean_interval(judged, seed=0)
-    return {"value": fmean(judged), "low": low, "high": high, "items": len(judged)}
+    mean = mean_with_interval(judged, seed=0)
+    return {"value": mean.value, "low": mean.low, "high": mean.high, "items": len(judged)}
 
 
 def item_values(scores: Sequence[Score]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from trl.trainer.utils import get_callable_name
 
 from vlm_entropy.data.examples import build_dataset, check_prompt_fits
 from vlm_entropy.data.families import Family, get_family
-from vlm_entropy.data.models import limit_images, load_description
+from vlm_entropy.data.models import IMAGE_LIMITS, limit_images, load_description
 from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
 from vlm_entropy.rewards import REWARD_MODEL, get_reward, is_ours
@@ -69,12 +69,7 @@ def prepare(argv: Sequence[str]) -> Run:
         str(model.model_name_or_path), flag="--model_name_or_path", revision=model.model_revision
     )
     family = get_family(model_config.model_type)
-    limit_images(
-        processor,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        max_anyres_num=arguments.max_anyres_num,
-    )
+    limit_images(processor, **{name: getattr(arguments, name) for name in IMAGE_LIMITS})
     rows = load_rows(arguments, config, family=family, processor=processor, model_config=model_config)
     template = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
     dataset = build_dataset(rows, family=family, processor=processor, **template)

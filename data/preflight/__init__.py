@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from vlm_entropy.data.examples import prompt_tokens, to_example
 from vlm_entropy.data.families import Family, get_family
-from vlm_entropy.data.models import limit_images, load_description
+from vlm_entropy.data.models import IMAGE_LIMITS, limit_images, load_description
 from vlm_entropy.data.rows import BadRow, Row, read_rows
 from vlm_entropy.rewards import REWARD_MODEL, get_reward
 
@@ -197,12 +197,7 @@ def read_material(arguments: CheckArguments) -> Material:
         ValueError: one sentence on what cannot be read at all.
     """
     config, processor = load_description(arguments.model, flag="--model")
-    limit_images(
-        processor,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        max_anyres_num=arguments.max_anyres_num,
-    )
+    limit_images(processor, **{name: getattr(arguments, name) for name in IMAGE_LIMITS})
     rows, bad_rows = load_rows(arguments.data, arguments.images, reward_method=arguments.reward_method)
     held_out: list[Row] | None = None
     bad_held_out: list[BadRow] = []

@@ -7,7 +7,7 @@ from vlm_entropy.eval.protocols import Item, Message, View
 from vlm_entropy.rewards.maths import canonical
 from vlm_entropy.rewards.parsing import find_choice, find_final_answer
 
-from .places import after_thinking
+from .places import after_thinking, user_message
 
 BOXED = "{Question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 EASY_R1 = (
@@ -27,7 +27,7 @@ def ask(template: str) -> Callable[[Item, View], list[Message]]:
     """Return the prompt that puts an item's question in the place of `{Question}`, as one user message."""
 
     def prompt(item: Item, view: View) -> list[Message]:
-        return [{"role": "user", "content": template.replace("{Question}", item.question)}]
+        return user_message(template.replace("{Question}", item.question))
 
     return prompt
 

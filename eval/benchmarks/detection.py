@@ -15,6 +15,8 @@ from vlm_entropy.rewards.geometry import Box, Size, is_box
 from vlm_entropy.rewards.labelled_boxes import Detection, find_detections
 from vlm_entropy.rewards.parsing import find_answer
 
+from .places import user_message
+
 COCO_8 = ("bus", "train", "fire hydrant", "stop sign", "cat", "dog", "bed", "toilet")
 """The categories of Visual-RFT's few-shot runs."""
 COCO_15 = (
@@ -121,7 +123,7 @@ def _size(item: Item) -> Size:
 
 
 def _prompt(item: Item, view: View) -> list[Message]:
-    return [{"role": "user", "content": f"<image>\n{item.question}"}]
+    return user_message(f"<image>\n{item.question}")
 
 
 def _score(item: Item, response: str, view: View) -> Score:

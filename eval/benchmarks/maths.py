@@ -20,6 +20,7 @@ from .math_scores import (
     lm_eval_score,
     math_score,
 )
+from .places import user_message
 
 LM_EVAL = "Question: {Question}\nAnswer:"
 R1_V = (
@@ -43,7 +44,7 @@ def choices_prompt(item: Item, view: View) -> list[Message]:
         ValueError: for an item without `choices`.
     """
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, column(item.columns, "choices"))]
-    return [{"role": "user", "content": "\n".join([item.question, *lines, DIRECT])}]
+    return user_message("\n".join([item.question, *lines, DIRECT]))
 
 
 def values_prompt(item: Item, view: View) -> list[Message]:

@@ -9,6 +9,8 @@ from vlm_entropy.data.prompts import format_question
 from vlm_entropy.eval.protocols import Item, Message, Protocol, Score, View
 from vlm_entropy.rewards import find_final_answer, iou_reward, is_well_formed
 
+from .places import user_message
+
 SYNTHETIC = {"shapes": ["iou"], "gui": ["gui_coordinate"], "classes": ["class"], "geometry": ["math"]}
 """Rewards that judge the tasks of `data make`; pairs of responses are in `preferences`."""
 HIT = 0.5
@@ -16,7 +18,7 @@ HIT = 0.5
 
 def row_prompt(item: Item, view: View, *, task_type: str) -> list[Message]:
     """The prompt of training: the question in the template of the task type."""
-    return [{"role": "user", "content": format_question(item.question, task_type)}]
+    return user_message(format_question(item.question, task_type))
 
 
 def reward_values(
