@@ -21,7 +21,7 @@ PROGRAM = "vlm-entropy-data"
 class BuildArguments:
     """Build a tiny vision-language model with random weights and save it like any checkpoint."""
 
-    model_type: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"] = field(
+    model_type: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "glm4v"] = field(
         metadata={"help": "Architecture; it also decides the coordinate space of the boxes."}
     )
     out: str = field(metadata={"help": "Checkpoint folder; files of the same names are replaced."})

@@ -74,6 +74,29 @@ class QwenFamily(Family):
 
 
 @dataclass(frozen=True)
+class GlmFamily(QwenFamily):
+    """GLM-4.1V: Qwen-VL's layout of an image with a resize of its own."""
+
+    def input_size(self, image_size: Size, image_processor: Any) -> Size:
+        """Return the (width, height) after the resize of transformers, sides multiples of patch_size · merge_size."""
+        import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
+        from transformers.models.glm4v.image_processing_glm4v import smart_resize
+
+        width, height = image_size
+        frames = image_processor.temporal_patch_size
+        new_height, new_width = smart_resize(
+            frames,
+            height,
+            width,
+            temporal_factor=frames,
+            factor=image_processor.patch_size * image_processor.merge_size,
+            min_pixels=image_processor.size["shortest_edge"],
+            max_pixels=image_processor.size["longest_edge"],
+        )
+        return new_width, new_height
+
+
+@dataclass(frozen=True)
 class InternVLFamily(Family):
     """InternVL: a grid of square tiles, plus a thumbnail of the whole if there is more than one."""
 
@@ -97,6 +120,7 @@ FAMILIES: dict[str, Family] = {
         QwenFamily("qwen2_5_vl", "absolute_resized", _BOX + "pixels of the resized image", "visual."),
         QwenFamily("qwen3_vl", "relative_1000", _BOX + "thousandths of the width and height", "visual."),
         InternVLFamily("internvl", "relative_1000", _BOX + "thousandths of the width and height", "vision_tower.", 2),
+        GlmFamily("glm4v", "relative_1000", _BOX + "thousandths of the width and height", "visual."),
     )
 }
 
@@ -112,26 +136,39 @@ def get_family(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
+def _counted_frames(image_processor: Any) -> int:
+    """How often limits on the size of an image count a pixel: GLM's do so in every frame of a temporal patch."""
+    return image_processor.temporal_patch_size if type(image_processor).__name__.startswith("Glm4v") else 1
+
+
+def pixel_limits(image_processor: Any) -> tuple[int, int] | None:
+    """The smallest and largest area, in pixels, that an image is resized to; None for a processor that cuts tiles."""
+    size, frames = image_processor.size, _counted_frames(image_processor)
+    return (size["shortest_edge"] // frames, size["longest_edge"] // frames) if "shortest_edge" in size else None
+
+
 def set_pixel_limits(processor: Any, *, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
-    """Set the area, in pixels, that a Qwen processor resizes images to; saved with the processor.
+    """Set the area, in pixels, that a Qwen or GLM processor resizes images to; saved with the processor.
 
     Args:
-        processor: processor of a Qwen family, changed in place.
+        processor: processor of a Qwen or GLM family, changed in place.
         min_pixels: smaller images are enlarged to it; None keeps the present value.
         max_pixels: larger images are shrunk to it, so larger = more image tokens; None keeps the present value.
 
     Raises:
         ValueError: for a processor without such limits (InternVL), or unless 0 < min_pixels <= max_pixels.
     """
-    size = processor.image_processor.size
-    if "shortest_edge" not in size:
-        name = type(processor.image_processor).__name__
-        raise ValueError(f"{name} has no limits in pixels (it cuts tiles); use set_max_tiles.")
-    low = size["shortest_edge"] if min_pixels is None else min_pixels
-    high = size["longest_edge"] if max_pixels is None else max_pixels
+    image_processor = processor.image_processor
+    limits = pixel_limits(image_processor)
+    if limits is None:
+        raise ValueError(
+            f"{type(image_processor).__name__} has no limits in pixels (it cuts tiles); use set_max_tiles."
+        )
+    low, high = (old if new is None else new for old, new in zip(limits, (min_pixels, max_pixels), strict=True))
     if not 0 < low <= high:
         raise ValueError(f"0 < min_pixels <= max_pixels is needed, got min_pixels={low} and max_pixels={high}.")
-    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    frames = _counted_frames(image_processor)
+    image_processor.size = {"shortest_edge": low * frames, "longest_edge": high * frames}
 
 
 def set_max_tiles(processor: Any, max_tiles: int) -> None:
@@ -142,7 +179,7 @@ def set_max_tiles(processor: Any, max_tiles: int) -> None:
         max_tiles: tiles without the thumbnail, at least 1; larger = finer view and more image tokens.
 
     Raises:
-        ValueError: for a processor without tiles (Qwen), or a limit under its smallest number of tiles.
+        ValueError: for a processor without tiles (Qwen, GLM), or a limit under its smallest number of tiles.
     """
     image_processor = processor.image_processor
     if "max_patches" not in image_processor.to_dict():
@@ -154,5 +191,6 @@ def set_max_tiles(processor: Any, max_tiles: int) -> None:
 
 def vision_token_ids(config: Any) -> set[int]:
     """Ids of the tokens that stand for an image or video in a prompt and mean nothing in a completion."""
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    edges = [f"{medium}_{edge}_token_id" for medium in ("vision", "image", "video") for edge in ("start", "end")]
+    names = ("image_token_id", "video_token_id", *edges)
     return {getattr(config, name) for name in names if getattr(config, name, None) is not None}

@@ -13,12 +13,13 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin
 from trl import prepare_multimodal_messages
 
 from .families import vision_token_ids
 from .models import adapter_base
 from .processes import processes
+from .token_measures import LogitsRecorder, TokenMeasures
 
 Conversation = list[dict[str, Any]]
 """Chat messages up to the answer, with their images in place; see `conversation`."""
@@ -62,6 +63,8 @@ class Answer(NamedTuple):
     entropy: float | None
     """Mean over its tokens of the full-vocabulary entropy at temperature 1, in nats; None if not asked for, or if the
     model's logits are not finite."""
+    measures: list[TokenMeasures] | None = None
+    """Of each of its tokens, the end token included; None if not asked for."""
 
 
 def load_model(name: str, *, revision: str | None = None) -> Any:
@@ -98,6 +101,21 @@ def tokenize(processor: Any, conversations: Sequence[Conversation]) -> Any:
     )
 
 
+def repeats_images_apart(model: Any) -> bool:
+    """Whether `generate` with `num_return_sequences` repeats the images A, B of a prompt as A, A, B, B.
+
+    The first copy of the prompt would get A twice. That is so for GLM-4.1V in transformers 5.23, which overrides the
+    repetition A, B, A, B of all other families.
+    """
+    return type(model)._expand_multimodal_outputs is not GenerationMixin._expand_multimodal_outputs
+
+
+def has_several_images(model: Any, inputs: Any) -> bool:
+    """Whether a prompt of a batch of a family with `image_grid_thw` has more than one image."""
+    rows = (inputs["input_ids"] == model.config.image_token_id).any(dim=1).sum()
+    return "image_grid_thw" in inputs and len(inputs["image_grid_thw"]) > rows
+
+
 def token_entropy(logits: Tensor) -> Tensor:
     """Entropy of each row's softmax, -Σ_v p_v log p_v, p_v = 0 counting as 0.
 
@@ -112,7 +130,14 @@ def token_entropy(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def answer(
-    model: Any, processor: Any, inputs: Any, *, decoding: Decoding, seed: int = 0, with_entropy: bool = False
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    *,
+    decoding: Decoding,
+    seed: int = 0,
+    with_entropy: bool = False,
+    with_measures: bool = False,
 ) -> list[list[Answer]]:
     """Answer a batch of prompts.
 
@@ -125,11 +150,20 @@ def answer(
         decoding: how to draw.
         seed: of the draw; the same seed and batch give the same answers.
         with_entropy: whether to measure `Answer.entropy`.
+        with_measures: whether to measure every token, `Answer.measures`.
 
     Returns:
         For each prompt its `decoding.samples` answers.
+
+    Raises:
+        ValueError: for several answers to prompts with several images, of a model that `repeats_images_apart`.
     """
     config, tokenizer = _generation_config(model, processor, decoding), processor.tokenizer
+    if decoding.samples > 1 and has_several_images(model, inputs) and repeats_images_apart(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot draw {decoding.samples} answers to a prompt with several images: "
+            "transformers would mix the images; ask for one answer at a time."
+        )
     inputs = inputs.to(model.device)
     entropies: list[Tensor] = []
 
@@ -137,8 +171,10 @@ def answer(
         entropies.append(token_entropy(output.logits[:, -1]))
 
     devices = [model.device] if model.device.type == "cuda" else []
+    recorder = LogitsRecorder()
     measuring = model.register_forward_hook(measure) if with_entropy else nullcontext()
-    with measuring, torch.random.fork_rng(devices):
+    recording = model.register_forward_hook(recorder, with_kwargs=True) if with_measures else nullcontext()
+    with measuring, recording, torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         ids = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].size(1) :]
     ends = torch.isin(ids, torch.tensor(config.eos_token_id, device=ids.device))
@@ -149,10 +185,9 @@ def answer(
         sums = torch.where(mask, torch.stack(entropies, dim=1), 0.0).sum(dim=1)
         means = [mean if math.isfinite(mean) else None for mean in (sums / lengths).tolist()]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    answers = [
-        Answer(text, length, not is_ended, mean)
-        for text, length, is_ended, mean in zip(texts, lengths.tolist(), ends.any(dim=1).tolist(), means, strict=True)
-    ]
+    measures: list[Any] = recorder.finish(ids, lengths.tolist(), tokenizer) if with_measures else [None] * len(ids)
+    columns = (texts, lengths.tolist(), (~ends.any(dim=1)).tolist(), means, measures)
+    answers = [Answer(*fields) for fields in zip(*columns, strict=True)]
     return [answers[start : start + decoding.samples] for start in range(0, len(answers), decoding.samples)]
 
 

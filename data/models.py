@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .families import get_family, set_max_tiles, set_pixel_limits
+from .families import get_family, pixel_limits, set_max_tiles, set_pixel_limits
 
 IMAGE_LIMITS = ("min_pixels", "max_pixels", "max_anyres_num")
 """Options of commands that `limit_images` takes."""
@@ -61,8 +61,7 @@ def limit_images(
 
 def image_limits(processor: Any) -> dict[str, int]:
     """The limits in pixels or tiles that are in force, by the names of `limit_images`."""
-    image_processor = processor.image_processor
-    size = image_processor.size
-    if "shortest_edge" in size:
-        return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
-    return {"max_anyres_num": image_processor.max_patches}
+    limits = pixel_limits(processor.image_processor)
+    if limits is None:
+        return {"max_anyres_num": processor.image_processor.max_patches}
+    return dict(zip(("min_pixels", "max_pixels"), limits, strict=True))

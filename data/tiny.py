@@ -4,7 +4,6 @@ What it writes loads with `AutoModelForImageTextToText` and `AutoProcessor` like
 CI run the code that a real model runs.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,17 @@ from typing import Any
 import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     GenerationConfig,
+    Glm4vImageProcessor,
+    Glm4vProcessor,
+    Glm4vVideoProcessor,
     GotOcr2ImageProcessor,
     InternVLProcessor,
     InternVLVideoProcessor,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
     ProcessorMixin,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
@@ -31,9 +31,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from .shapes import COLOURS, COLUMNS_OF_IMAGE, ROWS_OF_IMAGE, SHAPES
+from .tiny_tokenizer import build_tokenizer
 
-PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 QWEN_SPECIAL = {
     "vision_bos_token": "<|vision_start|>",
     "vision_eos_token": "<|vision_end|>",
@@ -46,24 +45,28 @@ INTERNVL_SPECIAL = {
     "context_image_token": "<IMG_CONTEXT>",
     "video_token": "<video>",
 }
-QWEN_PROCESSORS: dict[str, tuple[Any, Any]] = {
-    "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),
-    "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
-    "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
+GLM_SPECIAL = {
+    "image_bos_token": "<|begin_of_image|>",
+    "image_eos_token": "<|end_of_image|>",
+    "video_bos_token": "<|begin_of_video|>",
+    "video_eos_token": "<|end_of_video|>",
+    "image_token": "<|image|>",
+    "video_token": "<|video|>",
 }
-MODEL_TYPES = (*QWEN_PROCESSORS, "internvl")
+PATCH_PROCESSORS: dict[str, tuple[Any, Any, Any, dict[str, str], int]] = {
+    "qwen2_vl": (Qwen2VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, QWEN_SPECIAL, 1),
+    "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, QWEN_SPECIAL, 1),
+    "qwen3_vl": (Qwen3VLProcessor, Qwen2VLImageProcessor, Qwen3VLVideoProcessor, QWEN_SPECIAL, 1),
+    "glm4v": (Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor, GLM_SPECIAL, 2),
+}
+"""Families that see an image as patches: their processors, special tokens, and the frames that size limits count."""
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "glm4v")
 
 MERGE = 2
 HEAD_DIM = 16
 INITIALIZER_RANGE = 0.1
 MAX_IMAGE_TOKENS = 64
 MAX_TILES = 4
-TAGS = ("<think>", "</think>", "<answer>", "</answer>", "system\n", "user\n", "assistant\n", ", ", "Find")
-PROMPT_WORDS = (
-    "First output the thinking process in tags and then the final answer Please provide bounding box coordinate of "
-    "region this sentence describes object image where is a an point click Output JSON format"
-)
-WORDS = (*COLOURS, *SHAPES, *ROWS_OF_IMAGE, *COLUMNS_OF_IMAGE, *PROMPT_WORDS.split())
 
 CHAT_TEMPLATE = """\
 {%- macro text(content) -%}
@@ -85,61 +88,10 @@ CHAT_TEMPLATE = """\
 """
 
 
-def vocabulary(words: Sequence[str], largest_number: int) -> tuple[list[str], list[str]]:
-    """The token strings, all in byte-level spelling, and those of them that are longer than a byte.
-
-    Each of `words` is known with and without the space before it; the 256 bytes cover everything else.
-    """
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    texts = [*TAGS, *(space + word for word in words for space in ("", " "))]
-    pieces = [byte_level.pre_tokenize_str(text)[0][0] for text in dict.fromkeys(texts)]
-    numbers = [str(number) for number in range(largest_number + 1)]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    return list(dict.fromkeys([*letters, *numbers, *pieces])), [piece for piece in pieces if len(piece) > 1]
-
-
-def build_tokenizer(
-    special: dict[str, str], *, largest_number: int = 1000, words: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer with a byte fallback: any text in, no unknown token, the same text out.
-
-    Bytes are spelled as printable letters first (as in GPT-2), then the text is cut into known words, numbers and,
-    where nothing else fits, single bytes. Tags such as `<think>` are ordinary words, so they survive
-    `decode(skip_special_tokens=True)` and rewards can parse them.
-
-    Args:
-        special: the family's image tokens, attribute name -> token.
-        largest_number: numbers above it are spelled digit by digit.
-        words: further words worth a single token each, for other tasks.
-    """
-    tokens, pieces = vocabulary([*WORDS, *words], largest_number)
-    longest_first = sorted(map(re.escape, pieces), key=len, reverse=True)
-    numbers = "|".join(map(str, range(largest_number, -1, -1)))
-    pattern = "|".join([*longest_first, f"(?<![0-9])(?:{numbers})(?![0-9])", "."])
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    names = [PAD, TURN_START, TURN_END, *special.values()]
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=TURN_END,
-        pad_token=PAD,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        extra_special_tokens=special,
-    )
-
-
 def text_config(model_type: str, *, hidden_size: int, layers: int) -> dict[str, Any]:
-    """The language model: heads of 16 dimensions; Qwen's rotary positions are split into (time, row, column)."""
+    """The language model: heads of 16 dimensions; rotary positions are (time, row, column), InternVL's one number."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
-    if model_type != "internvl":
+    if model_type in PATCH_PROCESSORS:
         rope["mrope_section"] = [HEAD_DIM // 2 - 2 * (HEAD_DIM // 6), HEAD_DIM // 6, HEAD_DIM // 6]
     if model_type == "qwen3_vl":
         rope["mrope_interleaved"] = True
@@ -179,6 +131,8 @@ def vision_config(
     if model_type == "qwen2_vl":
         return qwen | {"embed_dim": hidden_size, "hidden_size": hidden_size, "mlp_ratio": 2}
     qwen |= {"hidden_size": hidden_size, "out_hidden_size": hidden_size, "intermediate_size": wide}
+    if model_type == "glm4v":
+        return qwen | {"image_size": image_size}
     if model_type == "qwen2_5_vl":
         return qwen | {"fullatt_block_indexes": [layers - 1], "window_size": image_size}
     return qwen | {"num_position_embeddings": (image_size // patch_size) ** 2, "deepstack_visual_indexes": [0]}
@@ -189,7 +143,7 @@ def build_processor(
 ) -> ProcessorMixin:
     """Tokenizer, image processor and chat template of the family, sized for small images.
 
-    Qwen keeps an image of whole merge blocks as it is, up to 64 image tokens; InternVL resizes to tiles of
+    Qwen and GLM keep an image of whole merge blocks as it is, up to 64 image tokens; InternVL resizes to tiles of
     `image_size`.
     """
     text: dict[str, Any] = {"largest_number": largest_number, "words": words}
@@ -203,17 +157,18 @@ def build_processor(
             chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<IMG_CONTEXT>"),
         )
     block = (patch_size * MERGE) ** 2
+    processor_class, image_class, video_class, special, counted_frames = PATCH_PROCESSORS[model_type]
     layout: dict[str, Any] = {
         "patch_size": patch_size,
         "merge_size": MERGE,
-        "size": {"shortest_edge": block, "longest_edge": MAX_IMAGE_TOKENS * block},
+        "size": {"shortest_edge": counted_frames * block, "longest_edge": counted_frames * MAX_IMAGE_TOKENS * block},
     }
-    processor_class, video_class = QWEN_PROCESSORS[model_type]
+    start, end = list(special.values())[:2]
     return processor_class(
-        image_processor=Qwen2VLImageProcessor(**layout),
-        tokenizer=build_tokenizer(QWEN_SPECIAL, **text),
+        image_processor=image_class(**layout),
+        tokenizer=build_tokenizer(special, **text),
         video_processor=video_class(**layout),
-        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", "<|vision_start|><|image_pad|><|vision_end|>"),
+        chat_template=CHAT_TEMPLATE.replace("@IMAGE@", start + special["image_token"] + end),
     )
 
 
@@ -226,9 +181,9 @@ def build_config(model_type: str, processor: Any, *, text: dict[str, Any], visio
     if model_type == "internvl":
         options["image_seq_length"] = processor.image_seq_length
     else:
-        options["video_token_id"] = processor.video_token_id
-        for end, name in (("start", "vision_bos_token"), ("end", "vision_eos_token")):
-            options[f"vision_{end}_token_id"] = tokenizer.convert_tokens_to_ids(QWEN_SPECIAL[name])
+        for name, token in PATCH_PROCESSORS[model_type][3].items():
+            option = name.replace("bos", "start").replace("eos", "end") + "_id"
+            options[option] = tokenizer.convert_tokens_to_ids(token)
     return AutoConfig.for_model(model_type, text_config=text, vision_config=vision, **options)
 
 

@@ -8,9 +8,17 @@ import pytest
 from PIL import Image
 
 import vlm_entropy.data.torchvision_compat  # noqa: F401  isort: skip  (must come before transformers)
-from transformers import GotOcr2ImageProcessor, Qwen2VLImageProcessor
+from transformers import AutoConfig, AutoTokenizer, Glm4vImageProcessor, GotOcr2ImageProcessor, Qwen2VLImageProcessor
 
-from vlm_entropy.data.families import FAMILIES, get_family, set_max_tiles, set_pixel_limits
+from vlm_entropy.data.families import (
+    FAMILIES,
+    get_family,
+    pixel_limits,
+    set_max_tiles,
+    set_pixel_limits,
+    vision_token_ids,
+)
+from vlm_entropy.data.tiny import GLM_SPECIAL, INTERNVL_SPECIAL, QWEN_SPECIAL, build_tiny_vlm
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 QWEN_PROCESSORS = {
@@ -69,6 +77,38 @@ def test_qwen_refuses_a_side_more_than_200_times_the_other():
         FAMILIES["qwen2_5_vl"].input_size((201, 1), Qwen2VLImageProcessor())
 
 
+GLM_PROCESSORS = {
+    "defaults": {},
+    "tiny": {"patch_size": 8, "size": {"shortest_edge": 512, "longest_edge": 32_768}},
+    "one cell at most": {"patch_size": 14, "size": {"shortest_edge": 1568, "longest_edge": 1568}},
+    "one frame": {"temporal_patch_size": 1, "size": {"shortest_edge": 784, "longest_edge": 200_000}},
+}
+
+
+@pytest.mark.parametrize("options", GLM_PROCESSORS.values(), ids=GLM_PROCESSORS)
+def test_glm_sees_the_size_and_the_tokens_that_transformers_makes_of_an_image(options):
+    image_processor = Glm4vImageProcessor(**options)
+    patch, family = image_processor.patch_size, FAMILIES["glm4v"]
+    for size in [*random_sizes(40, 900, seed=0), (5, 300), (1, 1), (900, 5), (28, 28), (13, 14)]:
+        _, rows, columns = image_processor(images=blank(size))["image_grid_thw"][0].tolist()
+        assert family.input_size(size, image_processor) == (columns * patch, rows * patch), size
+        assert family.image_tokens(size, processor_with(image_processor)) == rows * columns // 4, size
+
+
+def test_limits_of_glm_are_areas_of_the_image_though_its_processor_counts_two_frames(tmp_path):
+    image_processor = Glm4vImageProcessor()
+    # 112 * 112 and 28 * 28 * 15000 pixels of two frames
+    assert pixel_limits(image_processor) == (6272, 5_880_000)
+    set_pixel_limits(processor_with(image_processor), min_pixels=784, max_pixels=50_176)
+    image_processor.save_pretrained(tmp_path)
+    # as of Qwen below: 640 x 480 in at most 50176 pixels = 64 cells is 9 x 6 cells
+    for one in (image_processor, Glm4vImageProcessor.from_pretrained(tmp_path)):
+        assert one(images=blank((640, 480)))["image_grid_thw"].tolist() == [[1, 12, 18]]
+        assert pixel_limits(one) == (784, 50_176)
+    set_pixel_limits(processor_with(image_processor), max_pixels=100_352)
+    assert pixel_limits(image_processor) == (784, 100_352)
+
+
 @pytest.mark.parametrize(("tile", "max_tiles"), [(28, 12), (28, 1), (28, 2), (56, 6), (448, 12)])
 def test_internvl_tokens_are_the_tiles_that_transformers_cuts_times_the_tokens_of_one(tile, max_tiles):
     image_processor = GotOcr2ImageProcessor(size={"height": tile, "width": tile})
@@ -109,6 +149,7 @@ def test_a_rounded_box_comes_back_within_half_a_step_of_its_space(family):
         ("qwen2_vl", (100, 100, 500, 500)),
         ("qwen3_vl", (100, 100, 500, 500)),
         ("internvl", (100, 100, 500, 500)),
+        ("glm4v", (100, 100, 500, 500)),
         ("qwen2_5_vl", (64.4, 47.6, 322, 238)),  # of 644x476
     ],
 )
@@ -120,6 +161,20 @@ def test_each_family_answers_in_its_own_space(model_type, box):
 def test_an_unknown_model_type_is_named():
     with pytest.raises(ValueError, match="Unknown model type 'llava'; supported are qwen2_vl, qwen2_5_vl, qwen3_vl"):
         get_family("llava")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokens"),
+    [
+        ("qwen3_vl", QWEN_SPECIAL.values()),
+        ("internvl", [INTERNVL_SPECIAL["context_image_token"]]),
+        ("glm4v", GLM_SPECIAL.values()),
+    ],
+)
+def test_the_placeholders_of_a_family_are_those_that_its_config_names(tmp_path, model_type, tokens):
+    folder = build_tiny_vlm(model_type, tmp_path, hidden_size=16, layers=1, largest_number=9)
+    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert vision_token_ids(config) == set(tokenizer.convert_tokens_to_ids(list(tokens)))
 
 
 def test_pixel_limits_act_at_once_and_survive_saving(tmp_path):

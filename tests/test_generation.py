@@ -18,12 +18,13 @@ from vlm_entropy.data.generation import (
     load_model,
     plan_batches,
     prefetch,
+    repeats_images_apart,
     token_entropy,
     tokenize,
 )
 from vlm_entropy.data.tiny import build_tiny_vlm
 
-MODEL_TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"]
+MODEL_TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "glm4v"]
 GREEDY = Decoding(max_new_tokens=6)
 SAMPLED = replace(GREEDY, temperature=1.0)
 
@@ -111,6 +112,23 @@ def test_padding_changes_no_greedy_answer_and_lengths_are_known_without_images(t
     text = "Find the blue circle, please. " * 3
     tokens, _ = chat_tokens(user(text), sizes, family=FAMILIES[model_type], processor=processor)
     assert tokens == tokenize(processor, [conversations()[1]])["input_ids"].size(1)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_several_answers_to_two_images_see_both_or_are_refused(tmp_path, monkeypatch, model_type):
+    folder = sharp_model(tmp_path / "model", model_type)
+    model, processor = load_model(str(folder)), AutoProcessor.from_pretrained(folder)
+    inputs = tokenize(processor, [conversation(user("Find it."), [picture(1), picture(2)]), user("Find it.")])
+    [one], _ = answer(model, processor, inputs, decoding=GREEDY)
+    twice = Decoding(GREEDY.max_new_tokens, temperature=1e-4, samples=2)  # as good as greedy
+    if repeats_images_apart(model):
+        with pytest.raises(ValueError, match="cannot draw 2 answers to a prompt with several images"):
+            answer(model, processor, inputs, decoding=twice)
+        monkeypatch.setattr("vlm_entropy.data.generation.has_several_images", lambda *inputs: False)
+        assert answer(model, processor, inputs, decoding=twice)[0] != [one, one]
+    else:
+        assert model_type != "glm4v"
+        assert answer(model, processor, inputs, decoding=twice)[0] == [one, one]
 
 
 def test_samples_follow_the_seed_and_leave_the_random_state_alone(tiny_model):

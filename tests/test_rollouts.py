@@ -11,7 +11,7 @@ from vlm_entropy.data.tiny import build_tiny_vlm
 from vlm_entropy.trainers import EntropyGRPOConfig, EntropyGRPOTrainer
 from vlm_entropy.trainers.rollouts import join_rollouts
 
-MODEL_TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"]
+MODEL_TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "glm4v"]
 PAD = 99
 
 

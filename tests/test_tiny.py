@@ -198,7 +198,10 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone(tmp_
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model_type": "llava"}, "model_type must be one of qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, got 'llava'"),
+        (
+            {"model_type": "llava"},
+            "model_type must be one of qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, glm4v, got 'llava'",
+        ),
         ({"hidden_size": 40}, "hidden_size must be a multiple of 16, got 40"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"image_size": 40}, "image_size must be a multiple of 2 x patch_size 8, got 40"),

@@ -100,6 +100,8 @@ def _vision_tower(config: Any) -> Tower:
     vision = config.vision_config
     if config.model_type == "qwen2_vl":
         return Tower(vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio), vision.depth)
+    if config.model_type == "glm4v":  # its intermediate_size is the merger's
+        return Tower(vision.hidden_size, vision.out_hidden_size, vision.depth)
     layers = vision.num_hidden_layers if config.model_type == "internvl" else vision.depth
     return Tower(vision.hidden_size, vision.intermediate_size, layers)
 
