@@ -8,6 +8,7 @@ from vlm_entropy.data.families import FAMILIES
 from vlm_entropy.data.rows import read_rows
 
 FAST = {
+    "share_prompts": "off",  # row by row, as TRL; `test_shared_training.py` compares the two
     "per_device_train_batch_size": 4,
     "num_generations": 4,
     "max_completion_length": 8,

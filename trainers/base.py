@@ -2,27 +2,32 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from vlm_entropy.data.families import Family, vision_token_ids
-from vlm_entropy.data.rows import Row
+from vlm_entropy.data.families import vision_token_ids
 
 from .aggregation import aggregate, row_normalisers
-from .checkpoints import VLMCheckpoints
+from .checkpoints import RolloutCheckpoints
+from .config import EntropyGRPOConfig
+from .diagnostics import Diagnostics
 from .rollouts import FORWARD_FIELDS, Rollout, Scored, loss_mask, merge_rollout, select_rows
 from .sampler import EpochSampler
-from .vision_inputs import without_empty_images
+from .shared_forward import Rows, network_of
+from .shared_prompt import PromptSharing, keep_groups
+from .vision_inputs import VisionInStep, alike, check_images_alike, images_of, without_empty_images
+from .vllm_rollouts import VllmRollouts
 from .vlm_r1 import vlm_r1_metric
 
 
@@ -41,61 +46,7 @@ class Policy:
     optimizer step spans several rollouts, so that the number is not known yet."""
 
 
-@dataclass
-class EntropyGRPOConfig(GRPOConfig):
-    """TRL's `GRPOConfig`, and places for methods to check themselves against the data and the length of the run."""
-
-    def total_steps(self, num_rows: int) -> int:
-        """Optimizer steps of a run over `num_rows` data set rows.
-
-        Raises:
-            ValueError: if the rows do not fill one generation batch, with which TRL would train on nothing.
-        """
-        assert self.generation_batch_size is not None  # set by TRL, as are the next two
-        assert self.num_generations is not None
-        assert self.steps_per_generation is not None
-        prompts = self.generation_batch_size // self.num_generations
-        if num_rows < prompts:
-            raise ValueError(
-                f"One generation batch takes {prompts} different prompts (generation_batch_size "
-                f"{self.generation_batch_size} / num_generations {self.num_generations}), the data has {num_rows}."
-            )
-        microbatches = num_rows // prompts * self.steps_per_generation * self.num_iterations
-        per_epoch = math.ceil(microbatches / self.gradient_accumulation_steps)
-        return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * per_epoch)
-
-    def prepare_dataset(
-        self, rows: Sequence[Row], dataset: Dataset, *, family: Family, processor: Any, reward_names: Sequence[str]
-    ) -> Dataset:
-        """The data set as the trainer needs it, checked before a model loads.
-
-        Args:
-            rows: what was read from disk.
-            dataset: an example per row, as `build_dataset` makes it.
-            family: family of the model.
-            processor: its processor.
-            reward_names: `__name__` of each reward function.
-
-        Raises:
-            ValueError: for data that the options do not fit.
-        """
-        self.check_run(self.total_steps(len(dataset)))
-        return dataset
-
-    def check_whole_groups(self, who: str = "Every process") -> None:
-        """Raise `ValueError` unless the rows of a rollout on one process are groups of `num_generations`."""
-        local = self.per_device_train_batch_size * (self.steps_per_generation or 1)
-        if local % (self.num_generations or 1):
-            raise ValueError(
-                f"{who} must hold whole groups: per_device_train_batch_size * steps_per_generation ({local}) must be "
-                f"a multiple of num_generations ({self.num_generations})."
-            )
-
-    def check_run(self, total_steps: int) -> None:
-        """Raise `ValueError` if a setting does not fit a run of `total_steps` optimizer steps."""
-
-
-class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
+class EntropyGRPOTrainer(RolloutCheckpoints, GRPOTrainer):
     """TRL's `GRPOTrainer` with hooks; without any of them overridden it computes exactly what TRL computes.
 
     In the order of a training step: `sample`, `resample`, `group_advantages`, `prepare_rollout` once per rollout,
@@ -120,6 +71,7 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
     config_class: type[EntropyGRPOConfig] = EntropyGRPOConfig
     examples: list[dict]
     """Data set rows of the rollout that is being sampled, one per prompt row of this process."""
+    _logs: Any
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: EntropyGRPOConfig | None = None, **kwargs: Any):
         if not isinstance(args, self.config_class):
@@ -132,11 +84,27 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         self._loss_rollout: Rollout | None = None
         self._loss_policy: Policy | None = None
         self._tokens_per_microbatch: Tensor | None = None
+        self._diagnostics = Diagnostics(self.processing_class)
+        # TRL gathers the images to log on the processes that have some; the others would not be there.
+        self._logs_images, self.log_multimodal = args.log_completions and args.log_multimodal, False
         for network in (self.model, self.ref_model):
             if network is not None:
                 network.register_forward_pre_hook(without_empty_images, with_kwargs=True)
-        suppressed = self.generation_config.suppress_tokens or []
-        self.generation_config.suppress_tokens = sorted({*suppressed, *vision_token_ids(self.model.config)}) or None
+                if self.accelerator.num_processes > 1:
+                    VisionInStep(network_of(self.accelerator.unwrap_model(network)))
+        unwrap = self.accelerator.unwrap_model
+        models = [unwrap(network) for network in (self.model, self.ref_model) if network is not None]
+        self._sharing = PromptSharing(
+            args.share_prompts, models, accelerator=self.accelerator, obstacle=self._why_not_share()
+        )
+        self._vllm = None
+        if self.use_vllm:
+            self._vllm = VllmRollouts(self.vllm_generation, processor=self.processing_class, config=self.model.config)
+        else:
+            suppressed = self.generation_config.suppress_tokens or []
+            self.generation_config.suppress_tokens = (
+                sorted({*suppressed, *vision_token_ids(self.model.config)}) or None
+            )
 
     def sample(self, prompt_ids: list[list[int]], images: list | None, fields: dict[str, Any], *, generate: Callable):
         """Sample one completion per prompt row.
@@ -268,6 +236,20 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             )
         return Policy(logps, entropies, loss_mask(rollout), None)
 
+    def forward_answers(self, completion_length: int, *, input_ids: Tensor, attention_mask: Tensor, **fields: Any):
+        """(B, T) entropies in nats of the policy on the last T = `completion_length` tokens, differentiable.
+
+        Args:
+            completion_length: T.
+            input_ids: (B, P + T), prompts padded on the left, completions padded on the right.
+            attention_mask: (B, P + T).
+            **fields: the entries of `rollouts.FORWARD_FIELDS`.
+        """
+        _, entropies, _ = self._get_per_token_logps_and_entropies(
+            self.model, input_ids, attention_mask, completion_length, compute_entropy=True, **fields
+        )
+        return entropies
+
     def aggregate_as_policy_loss(self, term: Tensor, policy: Policy, rollout: Rollout) -> Tensor:
         """A (B, T) or (B, 1) term as one number for `extra_loss`, each token weighing as it does in TRL's policy loss:
         `aggregate` with the `row_normalisers` of the loss type.
@@ -295,11 +277,26 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
             value = self.accelerator.gather(value.detach().float().reshape(1)).mean().item()
         self._metrics["train"][name].append(value)
 
+    def log_ratio(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Log Σ total / Σ count over all processes as a training metric; nothing where no process counts anything.
+
+        What `log_scalar` gives for a mean over tokens depends on how the tokens are spread over processes; this does
+        not.
+        """
+        pair = torch.tensor([float(total), float(count)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(pair, reduction="sum").tolist()
+        if count > 0:
+            self.log_scalar(name, total / count)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
+        if self.model.training:
+            for name, value in self._diagnostics.take(self.accelerator).items():
+                metrics[name].append(value)
         for name, values in list(metrics.items()):
             if alias := vlm_r1_metric(name):
                 metrics[alias] = list(values)
+        self._logs["prompt"] = deque(alike(self._logs["prompt"]), maxlen=self._logs["prompt"].maxlen)
         super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
@@ -310,8 +307,29 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         # TRL marks a row without images among rows with images by None, at which the processors stop.
         return prompt_ids, images and [row_images or [] for row_images in images], fields
 
+    def _why_not_share(self) -> str | None:
+        return "tools may answer with images" if self.tools else None
+
+    def _samples_with_spread_weights(self) -> bool:
+        plugin = self.accelerator.state.deepspeed_plugin
+        is_zero3 = plugin is not None and plugin.zero_stage == 3
+        return self.is_fsdp_enabled or (is_zero3 and not self.args.ds3_gather_for_generation)
+
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        trl_generate = super()._generate_single_turn
+        inherited = super()._generate_single_turn
+
+        def trl_generate(prompt_ids, images, fields, num_generations, has_tool_images):
+            def generate(*rows):
+                return inherited(*rows, num_generations, has_tool_images)
+
+            if self._vllm is not None:
+                return self._vllm.generate(generate, prompt_ids, images, fields)
+            if self.use_transformers_continuous_batching:
+                return generate(prompt_ids, images, fields)
+            if self._samples_with_spread_weights():
+                check_images_alike(images, accelerator=self.accelerator)
+            return self._sharing.generate(generate, self.generation_config, prompt_ids, images, fields)
+
         if not self.model.training:
             return trl_generate(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
         generate = functools.partial(trl_generate, num_generations=num_generations, has_tool_images=has_tool_images)
@@ -328,22 +346,33 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            return self._trl_rollout(inputs)
         rollout, examples, local_rewards = self.resample(self._score(inputs), score=self._score)
         rewards = self.accelerator.gather(local_rewards)
         rollout = {**rollout, "advantages": self.group_advantages(rollout, examples, rewards)}
-        return merge_rollout(rollout, self.prepare_rollout(rollout, examples, rewards), rows=len(examples))
+        extra = self.prepare_rollout(rollout, examples, rewards)
+        extra = {**extra, **self._diagnostics.describe_rows(rollout, local_rewards)}
+        return merge_rollout(rollout, extra, rows=len(examples))
 
     def _score(self, examples: list[dict]) -> Scored:
         self.examples = examples
-        rollout = super()._generate_and_score_completions(examples)
+        rollout = self._trl_rollout(examples)
         return Scored(rollout, examples, self.local_rows(self._rewards))
+
+    def _trl_rollout(self, examples: list[dict]) -> Rollout:
+        with self._sharing.processing(self.processing_class):
+            rollout = super()._generate_and_score_completions(examples)
+        if self._logs_images:
+            self._logs["images"].extend(gather_object([images_of(example) for example in examples]))
+        return rollout
 
     def _prepare_inputs(self, generation_batch):
         buffered = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is buffered:
             return inputs
+        if self._sharing.is_on and self.args.keeps_groups():
+            self._buffered_inputs = keep_groups(self._buffered_inputs)
         self._tokens_per_microbatch = self._count_tokens(self._buffered_inputs)
         self._buffered_inputs = self._prepare_updates(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -368,13 +397,38 @@ class EntropyGRPOTrainer(VLMCheckpoints, GRPOTrainer):
         counts = self.accelerator.reduce(counts, reduction="mean")
         return counts.view(-1, window).mean(dim=1).repeat_interleave(window)
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **fields,
+    ):
+        trl_forward = super()._get_per_token_logps_and_entropies
+
+        def plain(rows: Rows):
+            ids, mask, length, fields = rows
+            return trl_forward(model, ids, mask, length, compute_entropy=compute_entropy, **fields)[:2]
+
+        if self._sharing.is_on and not compute_aux_loss:
+            present = {name: value for name, value in fields.items() if value is not None}
+            rows = Rows(input_ids, attention_mask, logits_to_keep, present)
+            logps, entropies = self._sharing.per_token(plain, model, rows, batch_size=batch_size)
+            aux_loss = None
+        else:
+            rows = (model, input_ids, attention_mask, logits_to_keep)
+            logps, entropies, aux_loss = trl_forward(*rows, batch_size, compute_entropy, compute_aux_loss, **fields)
         rollout = self._loss_rollout
         if rollout is not None:
             counts, index = self._tokens_per_microbatch, self._step % self.args.steps_per_generation
             policy = Policy(logps, entropies, loss_mask(rollout), None if counts is None else counts[index])
-            rollout["advantages"] = self.shape_advantages(rollout["advantages"], policy, rollout)
+            sampled = rollout["advantages"]
+            rollout["advantages"] = self.shape_advantages(sampled, policy, rollout)
+            self._diagnostics.add(rollout, sampled=sampled, logps=logps, entropies=entropies, mask=policy.mask)
             self._loss_policy = policy
         return logps, entropies, aux_loss
 

@@ -145,24 +145,26 @@ class ChangedImageTrainer(EntropyGRPOTrainer):
             for number, (clean, changed) in enumerate(pairs):
                 save_comparison(folder, f"step-{self.state.global_step + 1:06d}-{number:02d}", clean, changed)
             self._images_saved += len(pairs)
-        self.log_ratio("text_only_prompts", sum(not prompt.pictures for prompt in prompts), len(prompts))
+        self.log_ratio(
+            f"{self.metric_prefix}/text_only_prompts", sum(not prompt.pictures for prompt in prompts), len(prompts)
+        )
         return replace_pictures([prompt.row for prompt in prompts], pictures, self._layout)
+
+    def run_state(self) -> dict[str, Any]:
+        return {**super().run_state(), "images_saved": self._images_saved}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        super().load_run_state(state)
+        self._images_saved = state["images_saved"]
 
     def prepare_rollout(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> dict[str, Tensor]:
         is_adversarial = torch.tensor(self._is_adversarial, device=self.accelerator.device)
         total = self.local_rows(total_rewards(rewards, self.reward_weights.to(rewards.device)))
         for name, chosen in (("clean", ~is_adversarial), ("adversarial", is_adversarial)):
             judged = total[chosen & ~total.isnan()]
-            self.log_ratio(f"reward_{name}", judged.sum().item(), judged.numel())
+            self.log_ratio(f"{self.metric_prefix}/reward_{name}", judged.sum(), judged.numel())
         extra = super().prepare_rollout(rollout, examples, rewards)
         return {**extra, "is_adversarial": is_adversarial}
-
-    def log_ratio(self, name: str, total: float, count: float) -> None:
-        """Log Σ total / Σ count over processes; nothing where the count is 0."""
-        pair = torch.tensor([[total, count]], dtype=torch.float32, device=self.accelerator.device)
-        total, count = self.accelerator.gather(pair).sum(dim=0).tolist()
-        if count > 0:
-            self.log_scalar(f"{self.metric_prefix}/{name}", total / count)
 
 
 def refuse_other_samplers(kwargs: dict[str, Any], who: str) -> None:

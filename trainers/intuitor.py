@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .advantages import check_one_sum, group_advantages
 from .aggregation import response_mean
@@ -49,21 +50,29 @@ class IntuitorTrainer(EntropyGRPOTrainer):
     config_class = IntuitorConfig
 
     def group_advantages(self, rollout: Rollout, examples: list[dict], rewards: Tensor) -> Tensor:
-        length = rollout["completion_ids"].size(1)
-        policy = self.forward_rollout(rollout, model=_CertaintyHead(self.model, length, self.temperature))
+        policy = self.forward_rollout(rollout, model=_CertaintyHead(self.model, self.temperature))
         certainty = response_mean(policy.entropies, policy.mask)
         self.log_scalar("intuitor/self_certainty", certainty.mean())
         gathered = self.accelerator.gather(certainty)
         return self.local_rows(group_advantages(gathered, self.num_generations, scale=self.scale_rewards))
 
 
-class _CertaintyHead:
-    """A policy that answers TRL's question for the entropy of the last positions with their self-certainty."""
+class _CertaintyHead(nn.Module):
+    """A policy that answers TRL's question for the entropy of labelled positions with their self-certainty."""
 
-    def __init__(self, model: Any, length: int, temperature: float):
-        self.model, self.length, self.temperature = model, length, temperature
+    def __init__(self, model: Any, temperature: float):
+        super().__init__()
+        self.model, self.temperature = model, temperature
 
-    def __call__(self, *, labels: Tensor, fused_lm_head: bool, **inputs: Any) -> SimpleNamespace:
-        logits = self.model(**inputs, logits_to_keep=self.length + 1).logits[:, :-1].float()
-        certainty = self_certainty(logits / self.temperature)
-        return SimpleNamespace(log_probs=torch.zeros_like(certainty), entropy=certainty)
+    def forward(
+        self, *, fused_lm_head: bool, labels: Tensor | None = None, shift_labels: Tensor | None = None, **inputs: Any
+    ) -> SimpleNamespace:
+        if shift_labels is None:
+            assert labels is not None
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        is_labelled = (shift_labels != -100).any(dim=0)
+        start = int(is_labelled.int().argmax())
+        logits = self.model(**inputs, logits_to_keep=shift_labels.size(1) - start).logits.float()
+        certainty = F.pad(self_certainty(logits / self.temperature), (start, 0))
+        values = certainty if labels is None else certainty[:, :-1]
+        return SimpleNamespace(log_probs=torch.zeros_like(values), entropy=values)

@@ -174,6 +174,7 @@ LAYOUTS: dict[str, type[PixelLayout]] = {
     "qwen2_5_vl": QwenLayout,
     "qwen3_vl": QwenLayout,
     "internvl": InternVLLayout,
+    "glm4v": QwenLayout,
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -145,13 +146,13 @@ class SaeiTrainer(ChangedImageTrainer):
     def change_pictures(self, prompts: list[Prompt]) -> list[list[Tensor]]:
         attacked = [prompt for prompt in prompts if prompt.pictures]
         size = max(1, self.args.per_device_train_batch_size // self.args.group_parts()[0])
-        chunks = [attacked[start : start + size] for start in range(0, len(attacked), size)]
+        chunks = distinct_chunks(attacked, size)
         self._check_equal_work(len(chunks))
         sums = dict.fromkeys(("entropy", "clipped", "values"), 0.0)
         with frozen(self.model), torch.enable_grad():
             results = iter([pictures for chunk in chunks for pictures in self._attack(chunk, sums)])
-        self.log_ratio("clean_entropy", sums["entropy"], len(attacked))
-        self.log_ratio("clipped_pixels", sums["clipped"], sums["values"])
+        self.log_ratio("saei/clean_entropy", sums["entropy"], len(attacked))
+        self.log_ratio("saei/clipped_pixels", sums["clipped"], sums["values"])
         return [next(results) if prompt.pictures else [] for prompt in prompts]
 
     def _attack(self, prompts: list[Prompt], sums: dict[str, float]) -> list[list[Tensor]]:
@@ -195,10 +196,7 @@ class SaeiTrainer(ChangedImageTrainer):
             rows += [row] * len(prompt.completions)
             answers += prompt.completions
         inputs, mask = teacher_forced(rows, answers, pad_token_id=self.model.config.get_text_config().pad_token_id)
-        inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
-        with self.accelerator.autocast():
-            output = self.model(**inputs, fused_lm_head=True)
-        entropies = output.entropy[:, output.entropy.size(1) - mask.size(1) :]
+        entropies = self.forward_answers(mask.size(1), **to_device(inputs, self.accelerator.device))
         sizes = [len(prompt.completions) for prompt in prompts]
         return list(entropies.split(sizes)), list(mask.to(entropies.device).split(sizes))
 
@@ -222,40 +220,67 @@ class SaeiTrainer(ChangedImageTrainer):
                 )
 
 
+def distinct_chunks(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
+    """The prompts in order, in parts of at most `size` without equals: a shared forward would take those for one."""
+    chunks: list[list[Prompt]] = []
+    for prompt in prompts:
+        if not chunks or len(chunks[-1]) == size or any(is_same(prompt, other) for other in chunks[-1]):
+            chunks.append([])
+        chunks[-1].append(prompt)
+    return chunks
+
+
+def is_same(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts have equal tokens and equal pictures."""
+    return one.row.prompt_ids == other.row.prompt_ids and all(map(torch.equal, one.pictures, other.pictures))
+
+
 def teacher_forced(
     rows: list[Row], completions: list[list[int]], *, pad_token_id: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The model's inputs for prompts padded on the left with completions padded on the right, and the latter's mask.
+) -> tuple[dict[str, Any], Tensor]:
+    """The rows of a forward, prompts padded on the left with completions padded on the right, and the latter's mask.
 
     Args:
         rows: B prompts.
         completions: token ids of each.
-        pad_token_id: fills both ends.
+        pad_token_id: fills both ends, and the one column of completions that are all empty.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels` (-100 except on completions) and the processor's tensors, those with a
-        value per token extended by 0; and (B, T) bool, true where a completion token stands.
+        `input_ids`, `attention_mask`, the processor's tensors, those with a value per token extended by 0, and how
+        many images and tiles each row has; and (B, T) bool, true where a completion token stands.
     """
 
     def padded(values: list[list[int]], *, side: str, fill: int = 0) -> Tensor:
         return pad_sequence([torch.tensor(v, dtype=torch.long) for v in values], True, fill, side)
 
+    def ones(values: list[list[int]]) -> list[list[int]]:
+        return [[1] * len(ids) for ids in values]
+
     prompts = [row.prompt_ids for row in rows]
-    prompt_ids, completion_ids = (
-        padded(values, side=side, fill=pad_token_id) for values, side in ((prompts, "left"), (completions, "right"))
+    prompt_ids, prompt_mask = padded(prompts, side="left", fill=pad_token_id), padded(ones(prompts), side="left")
+    completion_ids, mask = (
+        padded(completions, side="right", fill=pad_token_id),
+        padded(ones(completions), side="right"),
     )
-    prompt_mask = padded([[1] * len(ids) for ids in prompts], side="left")
-    mask = padded([[1] * len(ids) for ids in completions], side="right")
-    inputs = {
+    if not mask.size(1):
+        completion_ids, mask = F.pad(completion_ids, (0, 1), value=pad_token_id), F.pad(mask, (0, 1))
+    inputs: dict[str, Any] = {
         "input_ids": torch.cat([prompt_ids, completion_ids], dim=1),
         "attention_mask": torch.cat([prompt_mask, mask], dim=1),
-        "labels": torch.cat([torch.full_like(prompt_ids, -100), completion_ids.masked_fill(mask == 0, -100)], dim=1),
+        "num_images": [len(row.images) for row in rows],
     }
-    for name, values in join_rows(rows).items():
+    fields = join_rows(rows)
+    for name, values in fields.items():
         if isinstance(values, list):  # one value per prompt token, such as mm_token_type_ids
             values = torch.cat([padded(values, side="left"), torch.zeros_like(completion_ids)], dim=1)
         inputs[name] = values
+    if "image_grid_thw" not in fields:
+        inputs["num_tiles"] = [sum(map(len, row.fields.get("pixel_values", []))) for row in rows]
     return inputs, mask.bool()
+
+
+def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 @contextmanager
