@@ -12,6 +12,8 @@ from vlm_entropy.data.rows import Row
 from vlm_entropy.rewards import find_box, from_original, to_original
 
 from .checkpoints import VLMCheckpoints
+from .shared_forward import network_of
+from .vision_inputs import VisionInStep
 
 PLACES = ("{box}", "{point}")
 PLACE_COLUMNS = ["image_size", "input_size", "coordinate_space", "solution_space"]
@@ -58,7 +60,25 @@ class SupervisedConfig(SFTConfig):
 
 
 class SupervisedTrainer(VLMCheckpoints, SFTTrainer):
-    """TRL's `SFTTrainer`, with checkpoints of vision-language models that can be resumed."""
+    """TRL's `SFTTrainer`, with checkpoints of vision-language models that can be resumed.
+
+    The loss is the mean over all response tokens of an optimizer step. TRL divides by them for models that take a
+    count of tokens; Qwen-VL says that it takes none, and gets a mean of micro-batch means, which changes with the
+    number of processes. The count enters TRL's own loss alone.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True
+        if self.accelerator.num_processes > 1:
+            VisionInStep(network_of(self.model))
+
+    def run_state(self) -> dict[str, Any]:
+        return {**super().run_state(), "tokens": self._total_train_tokens}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        super().load_run_state(state)
+        self._total_train_tokens = state["tokens"]
 
 
 def response_text(row: Row, example: dict, *, response_column: str) -> str:
