@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PretrainedConfig, ProcessorMixin, Trainer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.utils import get_callable_name
 
@@ -20,13 +21,17 @@ from vlm_entropy.data.preflight.rewards import reads_gold
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
 from vlm_entropy.rewards import REWARD_MODEL, get_reward, is_ours
 
+from .adapters import check_model_options, default_targets
 from .arguments import RunArguments, model_init_kwargs, parse_arguments
+from .base import EntropyGRPOConfig
+from .checkpoint_files import find_fault, last_whole_checkpoint
 from .freezing import freeze_vision
 from .methods import Method
-from .metrics import MetricsWriter
+from .metrics import MetricsWriter, write_options
 from .reward_model import RewardModelReward
 from .sft import SupervisedConfig
 from .table import methods_table
+from .vllm_rollouts import check_vllm
 
 
 @dataclass
@@ -42,6 +47,10 @@ class Run:
     rewards: list[Callable]
     frozen_module: str | None
     """Part of the names of parameters that are not trained."""
+    checkpoint: str | None = None
+    """The checkpoint to go on from."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Every option by name, for `run_config.json`."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = prepare(argv)
     except (ValueError, OSError) as error:
         raise SystemExit(f"vlm-entropy-train: {error}") from None
-    train(run)
+    try:
+        train(run)
+    except requests.ConnectionError as error:  # of a vLLM server
+        raise SystemExit(f"vlm-entropy-train: {error}") from None
 
 
 def prepare(argv: Sequence[str]) -> Run:
@@ -63,12 +75,17 @@ def prepare(argv: Sequence[str]) -> Run:
         ValueError: one sentence on the first thing that is wrong.
     """
     method, arguments, config, model = parse_arguments(argv)
+    if isinstance(config, EntropyGRPOConfig) and config.use_vllm:
+        check_vllm()
     config.model_init_kwargs = model_init_kwargs(config, model)
+    default_targets(model)
     rewards = [] if isinstance(config, SupervisedConfig) else named_rewards(arguments)
     model_config, processor = load_description(
         str(model.model_name_or_path), flag="--model_name_or_path", revision=model.model_revision
     )
     family = get_family(model_config.model_type)
+    frozen = family.vision_module if arguments.freeze_vision_modules else None
+    check_model_options(model, model_config, frozen_module=frozen)
     limit_images(processor, **{name: getattr(arguments, name) for name in IMAGE_LIMITS})
     rows = load_rows(arguments, config, family=family, processor=processor, model_config=model_config)
     template = {"task_type": arguments.task_type, "solution_space": arguments.solution_space}
@@ -80,8 +97,9 @@ def prepare(argv: Sequence[str]) -> Run:
     names = [get_callable_name(reward) for reward in rewards]
     dataset = config.prepare_dataset(rows, dataset, family=family, processor=processor, reward_names=names)
     dataset, eval_dataset = split_dataset(dataset, config, share=arguments.val_split_ratio)
-    frozen = family.vision_module if arguments.freeze_vision_modules else None
-    return Run(method, config, model, processor, dataset, eval_dataset, rewards, frozen)
+    checkpoint = checkpoint_to_resume(config)
+    options = {**config.to_dict(), **vars(model), **vars(arguments)}
+    return Run(method, config, model, processor, dataset, eval_dataset, rewards, frozen, checkpoint, options)
 
 
 def named_rewards(arguments: RunArguments) -> list[Callable]:
@@ -195,8 +213,11 @@ def check_rewards(rewards: list[Callable], dataset: Dataset) -> None:
 def train(run: Run) -> None:
     """Train from the start or from the last checkpoint in the output directory, and save the model there."""
     trainer = make_trainer(run)
+    if trainer.is_world_process_zero():
+        write_options(run.options, Path(run.config.output_dir))
     trainer.add_callback(MetricsWriter())
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(run.config))
+    [checkpoint] = broadcast_object_list([run.checkpoint])
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(run.config.output_dir)
     trainer.accelerator.print(f"Model, checkpoints and metrics.jsonl are in {run.config.output_dir}.")
     trainer.accelerator.end_training()
@@ -222,12 +243,20 @@ def make_trainer(run: Run) -> Trainer:
 def checkpoint_to_resume(config: Any) -> str | None:
     """The checkpoint asked for, else the last one in the output directory, else None to start afresh.
 
-    A path is taken as it is; "true", as VLM-R1's scripts say, means the last one.
+    "true", as VLM-R1's scripts say, means the last one that is whole; each later one is named with what it lacks.
+
+    Raises:
+        ValueError: for a path to a checkpoint that is not whole.
     """
     asked = config.resume_from_checkpoint
     if asked is not None and str(asked).lower() != "true":
+        if fault := find_fault(Path(asked)):
+            raise ValueError(f"--resume_from_checkpoint {str(asked)!r} cannot be resumed from: {fault}.")
         return str(asked)
-    return get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    found, passed_over = last_whole_checkpoint(Path(config.output_dir))
+    for sentence in passed_over:
+        PartialState().print(sentence)
+    return None if found is None else str(found)
 
 
 if __name__ == "__main__":

@@ -97,12 +97,12 @@ class RunArguments:
     )
     min_pixels: int | None = field(
         default=None,
-        metadata={"help": "Qwen: smaller images are enlarged to this area, in pixels (default: model's)."},
+        metadata={"help": "Qwen and GLM: smaller images are enlarged to this area, in pixels (default: model's)."},
     )
     max_pixels: int | None = field(
         default=None,
         metadata={
-            "help": "Qwen: larger images are shrunk to this area, in pixels; less is faster (default: model's)."
+            "help": "Qwen and GLM: larger images are shrunk to this area in pixels; less is faster (default: model's)."
         },
     )
     max_anyres_num: int | None = field(
