@@ -1,10 +1,7 @@
 """KL-Cov and Clip-Cov inside the trainer: their gradient over a whole optimizer step, identities, and cost."""
 
 import math
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from vlm_entropy.trainers.ecvgpo import EcvgpoTrainer
 from vlm_entropy.trainers.kl_cov import KlCovTrainer
 from vlm_entropy.trainers.two_stage import TwoStageTrainer
 
-SCRIPT = Path(__file__).with_name("covariance_two_processes.py")
 OPTIONS = {**FAST, "gradient_accumulation_steps": 2, "max_grad_norm": 0.0}
 """Every optimizer step has two micro-batches."""
 OFF_POLICY = {"steps_per_generation": 4, "num_iterations": 2, "max_steps": 4}
@@ -383,31 +379,6 @@ def test_other_methods_keep_their_part_beside_kl_cov(tiny_model, shapes, tmp_pat
     policy = -sum((batch["advantages"][:, None] * mask).sum() for batch, mask in kept) / normaliser
     expected = policy.item() - 0.5 * log["two_stage/entropy"]
     assert sum(trainer.losses[:2]) == pytest.approx(expected, rel=1e-5)
-
-
-def steps_under_torchrun(tiny_model, shapes, out, *, processes, per_device_batch):
-    out.mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    arguments = [str(SCRIPT), str(tiny_model), str(shapes), str(out), str(per_device_batch)]
-    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out / "step.pt", weights_only=True)
-
-
-def test_two_processes_select_and_train_as_one(tiny_model, shapes, tmp_path):
-    one = steps_under_torchrun(tiny_model, shapes, tmp_path / "one", processes=1, per_device_batch=8)
-    two = steps_under_torchrun(tiny_model, shapes, tmp_path / "two", processes=2, per_device_batch=4)
-    for method in ("kl_cov", "clip_cov"):
-        assert two[method]["selected"] == one[method]["selected"]
-        assert 4 < len(one[method]["selected"]) < one[method]["tokens"] == two[method]["tokens"]
-        # The fused head computes in float32; gradients of 1e-2 and more.
-        torch.testing.assert_close(two[method]["gradients"], one[method]["gradients"], rtol=0, atol=5e-6)
-        for name in ("reward", f"{method}/covariance", f"{method}/selected", f"{method}/selected_share"):
-            assert two[method]["logs"][name] == pytest.approx(one[method]["logs"][name], rel=1e-5), name
-    # A process without any token beside one with tokens, and none with any.
-    assert len(one["uneven"]) == 4
-    assert two["uneven"] == one["uneven"]
-    assert two["empty"] == one["empty"] == []
 
 
 LEARNING = {

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from vlm_entropy.trainers import EgtConfig, EgtTrainer, EntropyGRPOConfig, Entro
 from vlm_entropy.trainers.__main__ import main, prepare
 from vlm_entropy.trainers.egt import STAGE_COLUMN, read_entropies, select_stages, training_order
 
-SCRIPT = Path(__file__).with_name("egt_two_processes.py")
 #            row 0    1    2    3     4    5
 ENTROPIES = [0.30, 0.10, 0.20, 0.10, None, 0.40]
 
@@ -377,28 +375,3 @@ def test_a_killed_run_sees_the_order_of_the_uninterrupted_one(command, tmp_path)
     torch.testing.assert_close(
         *(load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole")), rtol=0, atol=0
     )
-
-
-def test_two_processes_see_the_rows_of_one_and_make_the_same_steps(tiny_model, shapes, tmp_path):
-    records = {}
-    for processes, batch in ((1, 8), (2, 4)):
-        out = tmp_path / str(processes)
-        out.mkdir()
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        options = {"per_device_train_batch_size": batch, "egt_stages": 4, "shuffle_dataset": True}
-        done = subprocess.run(
-            [*launcher, str(SCRIPT), str(tiny_model), str(shapes), str(out), json.dumps(options)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        records[processes] = [torch.load(out / f"{index}.pt", weights_only=True) for index in range(processes)]
-    (one,), two = records[1], records[2]
-    assert [first + second for first, second in zip(two[0]["seen"], two[1]["seen"], strict=True)] == one["seen"]
-    assert len({row for rows in one["seen"] for row in rows}) == 8
-    # Steps of 3e-3 in float64, from advantages in float32.
-    torch.testing.assert_close(two[0]["weights"], one["weights"], rtol=0, atol=1e-9)
-    for ours, theirs in zip(two[0]["logs"], one["logs"], strict=True):
-        for name in ("egt/entropy", "egt/stage", "reward"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name

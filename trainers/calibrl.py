@@ -1,8 +1,10 @@
 """CalibRL: GRPO with an expert as a yardstick for each response, not as a target (arXiv 2602.20197)."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -160,6 +162,13 @@ class CalibrlConfig(ExpertConfig):
         default=0.1,
         metadata={"help": "A response is correct if that reward is above this; larger calls fewer correct."},
     )
+    save_expert_gaps: int = field(
+        default=0,
+        metadata={
+            "help": "Write the gap of one response, token by token, to <output_dir>/expert_gaps.jsonl every this many "
+            "optimizer steps; 0 writes none."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -167,6 +176,8 @@ class CalibrlConfig(ExpertConfig):
             raise ValueError(f"exploration_weight must be a finite number >= 0, got {self.exploration_weight}.")
         if not 0 <= self.negative_slope <= 1:
             raise ValueError(f"negative_slope must lie in [0, 1], got {self.negative_slope}.")
+        if self.save_expert_gaps < 0:
+            raise ValueError(f"save_expert_gaps must be >= 0, got {self.save_expert_gaps}.")
         if not math.isfinite(self.correct_threshold):
             raise ValueError(f"correct_threshold must be a finite number, got {self.correct_threshold}.")
         for name, allowed in CHOICES.items():
@@ -251,6 +262,7 @@ class CalibrlTrainer(EntropyGRPOTrainer):
     def __init__(self, model: Any, reward_funcs: Any = None, args: CalibrlConfig | None = None, **kwargs: Any):
         super().__init__(model, reward_funcs, args, **kwargs)
         self._correct_column = self.args.correct_column(self.reward_func_names)
+        self._gap_saved_at = 0
         if isinstance(self.train_dataset, Dataset):
             check_experts(self.args, self.train_dataset, self.processing_class, self.reward_func_names)
 
@@ -268,6 +280,7 @@ class CalibrlTrainer(EntropyGRPOTrainer):
 
     def extra_loss(self, policy: Policy, rollout: Rollout) -> Tensor | float:
         gap = self._gap(policy, rollout)
+        self._save_gap(gap.detach(), policy, rollout)
         term = exploration_term(
             gap,
             rollout["correct"],
@@ -288,8 +301,29 @@ class CalibrlTrainer(EntropyGRPOTrainer):
         compared = policy.mask & baseline_mask.any(dim=1, keepdim=True)
         if self.args.delta_mode != "token":
             compared = compared.any(dim=1, keepdim=True)
-        self.log_scalar("calibrl/gap", (gap * compared).sum() / compared.sum().clamp(min=1))
+        self.log_ratio("calibrl/gap", gap.detach()[compared].sum(), compared.sum())
         return gap
+
+    def _save_gap(self, gap: Tensor, policy: Policy, rollout: Rollout) -> None:
+        """Append the first response of the micro-batch that has a gap to `expert_gaps.jsonl`, once in a due step."""
+        step, every = self.state.global_step + 1, self.args.save_expert_gaps
+        if not every or step % every or step == self._gap_saved_at or not self.accelerator.is_main_process:
+            return
+        rows = gap.ne(0).any(dim=1).nonzero().flatten().tolist()
+        if not rows:
+            return
+        row, tokenizer = rows[0], tokenizer_of(self.processing_class)
+        kept = policy.mask[row]
+        line = {
+            "step": step,
+            "tokens": [tokenizer.decode([token]) for token in rollout["completion_ids"][row][kept].tolist()],
+            "gap": (gap[row] if gap.size(1) == 1 else gap[row][kept]).tolist(),
+            "advantage": rollout["exploration_advantages"][row].item(),
+            "correct": bool(rollout["correct"][row]),
+        }
+        with (Path(self.args.output_dir or ".") / "expert_gaps.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._gap_saved_at = step
 
     def _verdict(self, rewards: Tensor) -> Tensor:
         """Reward of each row that decides on its correctness; NaN where the one that should decide cannot judge."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -147,7 +148,7 @@ def reshape_advantages(
     return torch.where(is_reshaped, after, before)
 
 
-def entropy_covariance(logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+def entropy_covariance(logps: Tensor, advantages: Tensor, mask: Tensor, *, means: Tensor | None = None) -> Tensor:
     """Covariance of log-prob and advantage over the tokens of a batch; a step lowers entropy where it is positive.
 
     Cov = (1/n) Σ (log π - mean log π) · (A - mean A), over the n valid tokens
@@ -159,21 +160,39 @@ def entropy_covariance(logps: Tensor, advantages: Tensor, mask: Tensor) -> Tenso
     Args:
         logps, advantages: (B, T), log-probs in nats.
         mask: (B, T) bool or 0/1, true = a real completion token.
+        means: (2,) mean log π and mean A; those of the batch by default. With the means of several batches, the mean
+            of their results, each weighing by its tokens, is the covariance over all of them.
 
     Returns:
         Scalar, detached; 0 without a valid token.
     """
     valid = mask.bool()
-    count = valid.sum().clamp(min=1)
-    centred = []
-    for values in (logps.detach(), advantages.detach()):
-        mean = torch.where(valid, values, 0.0).sum() / count
-        centred.append(torch.where(valid, values - mean, 0.0))
-    return (centred[0] * centred[1]).sum() / count
+    means = token_means(logps, advantages, mask=valid) if means is None else means
+    product = (logps.detach() - means[0]) * (advantages.detach() - means[1])
+    return token_means(product, mask=valid)[0]
+
+
+def token_means(*values: Tensor, mask: Tensor, accelerator: Accelerator | None = None) -> Tensor:
+    """(K,) means of K (B, T) values over the tokens where the (B, T) bool mask is true, detached; 0 without any.
+
+    With an accelerator the tokens of all processes count, which call it together.
+    """
+    sums = torch.stack([*(torch.where(mask, x.detach(), 0.0).sum() for x in values), mask.sum()])
+    if accelerator is not None:
+        sums = accelerator.reduce(sums, reduction="sum")
+    return sums[:-1] / sums[-1].clamp(min=1)
 
 
 def reshape_metrics(
-    before: Tensor, after: Tensor, logps: Tensor, mask: Tensor, is_numeric: Tensor, *, l0: float, cap: float = math.inf
+    before: Tensor,
+    after: Tensor,
+    logps: Tensor,
+    mask: Tensor,
+    is_numeric: Tensor,
+    *,
+    l0: float,
+    cap: float = math.inf,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, Tensor]:
     """What the reshaping did to a batch, as (sum, count) pairs that can be added up over processes.
 
@@ -183,6 +202,7 @@ def reshape_metrics(
         mask: (B, T) bool or 0/1, true = a real completion token.
         is_numeric: (B, T) bool, true = the token's text holds a digit.
         l0, cap: as in `reshape_advantages`.
+        accelerator: of the trainer, for covariances over the tokens of all processes; those of this one without.
 
     Returns:
         (2,) each, mean = sum / count: shares `reshaped`, `at_floor` (and `at_cap` with a finite cap) of all valid
@@ -195,14 +215,20 @@ def reshape_metrics(
     def pair(values: Tensor, among: Tensor) -> Tensor:
         return torch.stack([torch.where(among, values, 0.0).sum(), among.sum().to(values.dtype)]).float()
 
+    mean_logp, *mean_advantages = token_means(logps, before, after, mask=valid, accelerator=accelerator)
+
+    def covariance(advantages: Tensor, mean: Tensor) -> Tensor:
+        means = torch.stack([mean_logp, mean])
+        return pair(entropy_covariance(logps, advantages, valid, means=means).expand_as(logps), valid)
+
     metrics = {
         "reshaped": pair((after != before).float(), valid),
         "at_floor": pair((positive & (after == before / l0)).float(), valid),
         "self_information": pair(-logps, positive),
         "probability": pair(logps.exp(), positive),
         "numeric_probability": pair(logps.exp(), positive & is_numeric),
-        "covariance_before": pair(entropy_covariance(logps, before, valid).expand_as(logps), valid),
-        "covariance_after": pair(entropy_covariance(logps, after, valid).expand_as(logps), valid),
+        "covariance_before": covariance(before, mean_advantages[0]),
+        "covariance_after": covariance(after, mean_advantages[1]),
     }
     if math.isfinite(cap):
         metrics["at_cap"] = pair((positive & (after == cap * before)).float(), valid)
@@ -321,7 +347,8 @@ class EcvgpoTrainer(EntropyGRPOTrainer):
         after = reshape_advantages(before, policy.logps, rollout["group_reward_std"], mask=policy.mask, **options)
         is_numeric = torch.isin(rollout["completion_ids"], self._numeric_ids.to(before.device))
         bounds = {name: options[name] for name in ("l0", "cap")}
-        self._log_means(reshape_metrics(before, after, policy.logps, policy.mask, is_numeric, **bounds))
+        parts = (before, after, policy.logps, policy.mask, is_numeric)
+        self._log_means(reshape_metrics(*parts, **bounds, accelerator=self.accelerator))
         return after
 
     def _log_means(self, metrics: dict[str, Tensor]) -> None:

@@ -68,6 +68,6 @@ class EntropyAdvantageTrainer(EntropyGRPOTrainer):
             alpha=self.args.entropy_advantage_alpha,
             kappa=self.args.entropy_advantage_kappa,
         )
-        bonus = shaped - per_token(advantages, policy.logps)
-        self.log_scalar("entropy_advantage/bonus", bonus[policy.mask].mean().nan_to_num())
+        bonus = (shaped - per_token(advantages, policy.logps))[policy.mask]
+        self.log_ratio("entropy_advantage/bonus", bonus.sum(), bonus.numel())
         return shaped

@@ -64,6 +64,7 @@ class EntropyRewardTrainer(EntropyGRPOTrainer):
         totals = self.local_rows(total_rewards(rewards, self.reward_weights.to(rewards.device)))
         coefficient = self.args.entropy_reward_coef
         with_bonus = entropy_reward(totals, policy.entropies, policy.mask, coefficient=coefficient)
-        self.log_scalar("entropy_reward/bonus", (with_bonus - totals).nanmean().nan_to_num())
+        bonus = (with_bonus - totals)[~totals.isnan()]
+        self.log_ratio("entropy_reward/bonus", bonus.sum(), bonus.numel())
         gathered = self.accelerator.gather(with_bonus)
         return self.local_rows(group_advantages(gathered, self.num_generations, scale=self.scale_rewards))

@@ -117,7 +117,7 @@ class MixedPolicyTrainer(EntropyGRPOTrainer):
             return list(zip(ids, [None] * len(rows) if logps is None else logps, strict=True))
 
         sampled = iter(draw([row for index, row in enumerate(rows) if (index + 1) % group], group - 1))
-        idle = [rows[0]] * (int(counts.max()) - len(missing))
+        idle: list[Row] = [rows[0]] * (int(counts.max()) - len(missing))
         last = iter(draw([rows[place * group] for place in missing] + idle, 1))
         samples: list[tuple] = []
         for ids in experts:
@@ -138,7 +138,8 @@ class MixedPolicyTrainer(EntropyGRPOTrainer):
         is_expert = self._is_expert(examples)
         totals = self.local_rows(total_rewards(rewards, self.reward_weights.to(rewards.device)))
         for name, chosen in (("on_policy", ~is_expert), ("expert", is_expert)):
-            self._log_mean(f"reward_{name}", totals, chosen & ~totals.isnan())
+            judged = totals[chosen & ~totals.isnan()]
+            self.log_ratio(f"{self.metric_prefix}/reward_{name}", judged.sum(), judged.numel())
         return {**extra, "is_expert": is_expert, "expert_advantages": rollout["advantages"] * is_expert}
 
     def shape_advantages(self, advantages: Tensor, policy: Policy, rollout: Rollout) -> Tensor:
@@ -150,8 +151,8 @@ class MixedPolicyTrainer(EntropyGRPOTrainer):
         term = self.expert_term(rollout["expert_advantages"], policy, rollout)
         loss = self.aggregate_as_policy_loss(term, policy, rollout)
         self.log_scalar(f"{self.metric_prefix}/term", loss)
-        expert_tokens = policy.mask & rollout["is_expert"][:, None]
-        self._log_mean("expert_probability", policy.logps.detach().exp(), expert_tokens)
+        of_expert = policy.logps.detach()[policy.mask & rollout["is_expert"][:, None]]
+        self.log_ratio(f"{self.metric_prefix}/expert_probability", of_expert.exp().sum(), of_expert.numel())
         return super().extra_loss(policy, rollout) + loss
 
     def _expert_ids(self, examples: list[dict]) -> list[list[int]]:
@@ -173,10 +174,3 @@ class MixedPolicyTrainer(EntropyGRPOTrainer):
         group, column = self.num_generations, self.args.expert_column
         flags = [(row + 1) % group == 0 and has_expert(example[column]) for row, example in enumerate(examples)]
         return torch.tensor(flags, device=self.accelerator.device)
-
-    def _log_mean(self, name: str, values: Tensor, among: Tensor) -> None:
-        """Log the mean of the values of all processes where `among` is true; nothing where it never is."""
-        pair = torch.stack([torch.where(among, values, 0.0).sum(), among.sum()]).float()
-        total, count = self.accelerator.reduce(pair, reduction="sum").tolist()
-        if count > 0:
-            self.log_scalar(f"{self.metric_prefix}/{name}", total / count)
