@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Two-stage entropy GRPO on GUI grounding with InternVL3.5-2B: arXiv 2511.07738, Table B.1.
+# Needs: 8 GPUs; the paper has 8 L20 of 48 GB.
+# Memory: not stated; an estimate is 14 GB a GPU, activations aside.
+# Hours: about 8.
+# Rows: `data convert --from screenspot`, `ui_r1` or `mmbench_gui_l2`; `data noise --kind box` makes labels wrong.
+# Example: DATA=train.jsonl IMAGES=images OUT=runs/gui run_scripts/two_stage/gui_internvl3_5_2b.sh
+# Baselines: METHOD=grpo, entropy_max or entropy_min.
+set -euo pipefail
+source "$(dirname "$0")/../launch.sh"
+
+MODEL=${MODEL:-OpenGVLab/InternVL3_5-2B-HF}
+smoke_on internvl gui
+# The paper does not state the length; 256 is that of UI-R1's trainer.
+train_preset zero2 two_stage_gui_internvl --max_completion_length 256
