@@ -48,17 +48,24 @@ class Engine(Protocol):
 class TransformersEngine:
     """`generate` of transformers, on this process's device."""
 
-    def __init__(self, name: str, processor: Any, *, revision: str | None = None, with_entropy: bool = False):
+    def __init__(
+        self,
+        name: str,
+        processor: Any,
+        *,
+        revision: str | None = None,
+        with_entropy: bool = False,
+        with_measures: bool = False,
+    ):
         self.model = load_model(name, revision=revision)
         self.processor = processor
-        self.with_entropy = with_entropy
+        self.measured = {"with_entropy": with_entropy, "with_measures": with_measures}
 
     def prepare(self, conversations: Sequence[Conversation]) -> Any:
         return tokenize(self.processor, conversations)
 
     def answer(self, inputs: Any, *, decoding: Decoding, seed: int) -> list[list[Answer]]:
-        entropy = {"with_entropy": self.with_entropy}
-        return answer(self.model, self.processor, inputs, decoding=decoding, seed=seed, **entropy)
+        return answer(self.model, self.processor, inputs, decoding=decoding, seed=seed, **self.measured)
 
 
 def ask(
@@ -87,7 +94,7 @@ def ask(
 
     Returns:
         A line for each answer, in no particular order: {"row": place of its prompt, "sample": its number from 0,
-        "response", "tokens", "truncated", "entropy"}.
+        "response", "tokens", "truncated", "entropy"}, and "measures" where the engine measures tokens.
     """
     plan = plan_batches([prompt.tokens for prompt in prompts], max(1, batch_size // decoding.samples))
 
@@ -126,6 +133,7 @@ def _lines(rows: Sequence[int], answers: Iterable[Sequence[Answer]]) -> Iterator
                 "tokens": one.tokens,
                 "truncated": one.is_truncated,
                 "entropy": one.entropy,
+                **({} if one.measures is None else {"measures": [token._asdict() for token in one.measures]}),
             }
 
 

@@ -64,8 +64,12 @@ class CurateArguments:
         default=16, metadata={"help": "Responses drawn at a time; larger is faster, takes memory."}
     )
     seed: int = field(default=0, metadata={"help": "Of the responses."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Qwen: smaller images are enlarged to this area."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Qwen: larger images are shrunk to this area."})
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "Qwen and GLM: smaller images are enlarged to this area."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Qwen and GLM: larger images are shrunk to this area."}
+    )
     max_anyres_num: int | None = field(default=None, metadata={"help": "InternVL: most tiles of an image."})
 
     def __post_init__(self):

@@ -12,6 +12,8 @@ from vlm_entropy.data import torchvision_compat  # noqa: F401  must come before 
 from trl import TrlParser  # isort: skip
 
 from .arguments import RunArguments, ScoreArguments
+from .compare import CompareArguments, compare
+from .entropy import EntropyArguments, entropy
 from .paired import PairedArguments, SpreadArguments, paired, spread
 from .report import ReportArguments, report
 from .runner import run, score
@@ -22,9 +24,13 @@ COMMANDS: dict[str, tuple[Any, Callable[[Any], None]]] = {
     "score": (ScoreArguments, score),
     "paired": (PairedArguments, paired),
     "spread": (SpreadArguments, spread),
+    "compare": (CompareArguments, compare),
+    "entropy": (EntropyArguments, entropy),
     "report": (ReportArguments, report),
     "export": (ExportArguments, export),
 }
+POSITIONAL = {"compare": "--plan", "report": "--runs"}
+"""Flags that may be left out before the first values of a command."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}.")
+        if name in POSITIONAL and flags and not flags[0].startswith("-"):
+            flags.insert(0, POSITIONAL[name])
         arguments_class, command = COMMANDS[name]
         (arguments,) = TrlParser(arguments_class, prog=f"python -m vlm_entropy.eval {name}").parse_args_and_config(
             flags

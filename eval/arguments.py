@@ -72,8 +72,12 @@ class RunArguments(DataArguments):
     )
     seed: int = field(default=0, metadata={"help": "Of sampled answers."})
     batch_size: int = field(default=16, metadata={"help": "Answers drawn at a time; larger is faster, takes memory."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Qwen: smaller images are enlarged to this area."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Qwen: larger images are shrunk to this area."})
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "Qwen and GLM: smaller images are enlarged to this area."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Qwen and GLM: larger images are shrunk to this area."}
+    )
     max_anyres_num: int | None = field(default=None, metadata={"help": "InternVL: most tiles of an image."})
     engine: Literal["transformers", "vllm"] = field(
         default="transformers", metadata={"help": "What generates: transformers, or vllm where it is installed."}

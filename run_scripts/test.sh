@@ -6,4 +6,4 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@"

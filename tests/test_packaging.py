@@ -42,6 +42,7 @@ for name in names:
 def test_the_wheel_holds_every_module_under_vlm_entropy_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     files = [path for room in ROOMS for kind in ("*.py", "*.yaml") for path in (ROOT / room).rglob(kind)]
+    files += [path for room in ("templates", "vendor") for path in (ROOT / "eval" / "report" / room).iterdir()]
     expected = [f"vlm_entropy/{path.relative_to(ROOT)}" for path in files]
     assert sorted(names) == sorted([*expected, *(f"vlm_entropy/{room}/py.typed" for room in ROOMS)])
 
