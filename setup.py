@@ -19,11 +19,16 @@ setup(
     packages=["vlm_entropy." + name for name in found],
     package_dir={f"vlm_entropy.{room}": room for room in ROOMS},
     package_data={f"vlm_entropy.{room}": ["py.typed"] for room in ROOMS}
-    | {"vlm_entropy.eval.lmms_eval": ["tasks/*.yaml"]},
+    | {
+        "vlm_entropy.eval.lmms_eval": ["tasks/*.yaml"],
+        "vlm_entropy.eval.report": ["templates/*", "vendor/*"],
+    },
     install_requires=[
         "accelerate>=1.15,<2",
         "datasets>=5.2,<6",
         "deepspeed>=0.19.8",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "math-verify>=0.9,<1",
         "matplotlib>=3.10",
         "peft>=0.21.2,<1",
@@ -31,6 +36,7 @@ setup(
         "pycocotools>=2.0.8",
         "pyyaml>=6",
         "qwen-vl-utils>=0.0.14,<0.1",
+        "requests>=2.32",
         "scipy>=1.14",
         "torch>=2.10",
         "torchvision>=0.25",
@@ -38,7 +44,18 @@ setup(
         "trl>=1.16,<1.17",
     ],
     extras_require={
-        "test": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "setuptools", "wheel"],
+        "test": [
+            "build",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "setuptools",
+            "tensorboardx",
+            "wheel",
+        ],
     },
     entry_points={
         "console_scripts": [
