@@ -16,7 +16,7 @@ from vlm_entropy.rewards.vlm_r1 import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "BENCHMARKS.md", *(f"{room}/README.md" for room in ("data", "eval", "rewards", "trainers"))]
-PAGES.append("run_scripts/vlm_r1.md")
+PAGES += ["run_scripts/vlm_r1.md", "run_scripts/README.md"]
 
 
 def read(page):

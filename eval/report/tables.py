@@ -96,10 +96,15 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
         "high": "to",
         "extra_tokens": "extra tokens",
         "extra_seconds": "extra seconds",
-        "peak_memory_bytes": "peak memory, bytes",
+        "peak_memory_gib": "peak memory, GiB",
     }
-    rows = [[cell(line.get(name)) for name in columns] for line in comparison.get("table", [])]
+    lines = [{**line, "peak_memory_gib": gib(line.get("peak_memory_bytes"))} for line in comparison.get("table", [])]
+    rows = [[cell(line.get(name)) for name in columns] for line in lines]
     return {"header": list(columns.values()), "rows": rows}
+
+
+def gib(size: float | None) -> float | None:
+    return None if size is None else size / 2**30
 
 
 def differences_table(curves: Sequence[Curve]) -> Table | None:
