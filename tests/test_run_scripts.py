@@ -25,11 +25,6 @@ TRAINING = [script for script in SCRIPTS if script != CURATE]
 SMOKES = [script for script in TRAINING if script not in (*VLLM, MULTI_NODE)]
 TWO_PROCESSES = [FOLDER / "ecvgpo" / name for name in ("rec_internvl3_2b.sh", "rec_qwen2_5_vl_3b.sh")]
 """Of ZeRO-2 and of ZeRO-3."""
-REPEATED = {
-    *("calibrl/geometry_qwen2_5_vl_7b", "ecvgpo/rec_internvl3_8b", "saei/mm_eureka_qwen2_5_vl_7b"),
-    *("two_stage/gui_qwen2_vl_7b", "two_stage/classification_qwen2_vl_7b"),
-}
-"""Scripts that differ from another in a size or a number alone; their smokes are run by hand."""
 ROWS = 16
 """Of a smoke's data."""
 
@@ -93,13 +88,7 @@ def check_training(script, folder, *, processes=1):
     return steps
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(script, marks=[pytest.mark.slow] * (label(script) in REPEATED), id=label(script))
-        for script in SMOKES
-    ],
-)
+@pytest.mark.parametrize("script", SMOKES, ids=label)
 def test_a_script_trains(smoke_dir, script):
     processes = 2 if script in TWO_PROCESSES else 1
     finish(start(script, "--smoke", SMOKE_DIR=smoke_dir, NUM_PROCESSES=str(processes)))
