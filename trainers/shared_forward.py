@@ -120,12 +120,17 @@ def group_rows(rows: Rows) -> Groups:
     is_long = rows.attention_mask[:, :start].sum(dim=1) >= 2
     if "token_type_ids" in rows.fields or not ends_in_text or not is_long.all():
         return Groups(list(range(len(is_long))), list(range(len(is_long))))
-    prompts = rows.input_ids.masked_fill(rows.attention_mask == 0, -1)[:, :start].tolist()
+    prompts = prompt_tokens(rows.input_ids[:, :start], rows.attention_mask[:, :start])
     images = {name: value for name, value in rows.fields.items() if name not in TOKEN_TYPES}
-    return group_by(list(map(tuple, prompts)), split_pixel_values_by_grid(images))
+    return group_by(prompts, split_pixel_values_by_grid(images))
 
 
-def group_by(prompts: list[tuple[int, ...]], images: Rollout) -> Groups:
+def prompt_tokens(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Token ids of each prompt, -1 on padding."""
+    return ids.masked_fill(mask == 0, -1).tolist()
+
+
+def group_by(prompts: list[list[int]], images: Rollout) -> Groups:
     """Groups of equal prompts with equal images.
 
     Args:
@@ -140,7 +145,7 @@ def group_by(prompts: list[tuple[int, ...]], images: Rollout) -> Groups:
     groups = Groups([], [])
     known: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
-        candidates = known.setdefault(prompt, [])
+        candidates = known.setdefault(tuple(prompt), [])
         group = next((group for group in candidates if equal_images(groups.first[group], row)), len(groups.first))
         if group == len(groups.first):
             groups.first.append(row)

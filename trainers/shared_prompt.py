@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from .shared_forward import (
     network_of,
     pack,
     prepare_to_share,
+    prompt_tokens,
     why_not_shared,
 )
 from .shared_images import processing_images_once
@@ -117,7 +118,7 @@ class PromptSharing:
             counts = row_counts(self._network, prompt_ids, images, fields)
             by_row = {**stacked(fields), **counts}
             parts = split_pixel_values_by_grid({name: by_row[name] for name in by_row if name not in TOKEN_TYPES})
-            repeats = common_repeats(group_by(list(map(tuple, prompt_ids)), parts).owner)
+            repeats = common_repeats(group_by(prompt_ids, parts).owner)
             if max(counts.get("num_images", [0])) > 1 and repeats_images_apart(self._network):
                 repeats = 1
         if repeats == 1:
@@ -233,16 +234,12 @@ def keep_groups(microbatches: list[Rollout]) -> list[Rollout]:
     """
     joined = {name: join([batch[name] for batch in microbatches]) for name in microbatches[0]}
     rows = {name: value for name, value in joined.items() if not is_single(value)}
-    prompts = rows["prompt_ids"].masked_fill(rows["prompt_mask"] == 0, -1).tolist()
+    prompts = prompt_tokens(rows["prompt_ids"], rows["prompt_mask"])
     images = {name: rows[name] for name in FORWARD_FIELDS if name in rows and name not in TOKEN_TYPES}
-    owner = group_by(list(map(tuple, prompts)), split_pixel_values_by_grid(images)).owner
-    order = sorted(range(len(owner)), key=owner.__getitem__)
-    ends = torch.tensor([len(batch["prompt_ids"]) for batch in microbatches]).cumsum(0).tolist()
+    owner = group_by(prompts, split_pixel_values_by_grid(images)).owner
+    order = iter(sorted(range(len(owner)), key=owner.__getitem__))
     single = {name: value for name, value in joined.items() if is_single(value)}
-    return [
-        {**single, **select_rows(rows, order[end - len(batch["prompt_ids"]) : end])}
-        for batch, end in zip(microbatches, ends, strict=True)
-    ]
+    return [{**single, **select_rows(rows, list(islice(order, len(batch["prompt_ids"]))))} for batch in microbatches]
 
 
 def is_single(value: Any) -> bool:
