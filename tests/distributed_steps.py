@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from distributed_cases import CASES, UNEQUAL, run_case
-from processes import leave_together
+
+from vlm_entropy.data.processes import leave_together
 
 
 def main(model: str, shapes: str, out: str, options: str, *names: str) -> None:

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from distributed_cases import CASES, run_case
-from processes import leave_together
 from sharing import Counted, batch_of, load, relative_difference, trl_rows
 
+from vlm_entropy.data.processes import leave_together
 from vlm_entropy.trainers import shared_prompt
 
 FIRST_FORWARDS = {

@@ -18,6 +18,7 @@ from vlm_entropy.data.examples import build_dataset, check_prompt_fits
 from vlm_entropy.data.families import Family, get_family
 from vlm_entropy.data.models import IMAGE_LIMITS, limit_images, load_description
 from vlm_entropy.data.preflight.rewards import reads_gold
+from vlm_entropy.data.processes import leave_together
 from vlm_entropy.data.rows import BadRow, Row, read_rows, write_bad_rows
 from vlm_entropy.rewards import REWARD_MODEL, get_reward, is_ours
 
@@ -220,6 +221,7 @@ def train(run: Run) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(run.config.output_dir)
     trainer.accelerator.print(f"Model, checkpoints and metrics.jsonl are in {run.config.output_dir}.")
+    leave_together()
     trainer.accelerator.end_training()
 
 
