@@ -75,15 +75,15 @@ def logs_of(trainer):
     return [log for log in trainer.state.log_history if "loss" in log]
 
 
-def assert_same_logs(ours, trl):
-    """All that the two log of loss, gradient, entropy, KL, clipping and reward, up to 1e-5 of its size."""
+def assert_same_logs(ours, trl, tolerance=1e-5):
+    """All that the two log of loss, gradient, entropy, KL, clipping and reward, up to a part of its size."""
     assert len(logs_of(ours)) == len(logs_of(trl)) == trl.state.max_steps
     for actual, expected in zip(logs_of(ours), logs_of(trl), strict=True):
         assert expected["grad_norm"] > 1e-2
         for name in LOGGED:
             if name in expected:
                 # a loss on the policy that sampled is a sum of advantages: 0 up to rounding
-                assert actual[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+                assert actual[name] == pytest.approx(expected[name], rel=tolerance, abs=tolerance / 10), name
 
 
 def assert_same_gradients(ours, trl, tolerance=1e-5):
@@ -147,7 +147,7 @@ def test_an_evaluation_logs_what_stock_trl_logs(tiny_model, shapes, tmp_path):
     )
     expected, actual = (next(log for log in run.state.log_history if "eval_loss" in log) for run in (trl, ours))
     for name in ("eval_loss", "eval_entropy", "eval_kl", "eval_reward", "eval_completions/mean_length"):
-        assert actual[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+        assert actual[name] == pytest.approx(expected[name], rel=tolerance, abs=tolerance / 10), name
     assert sum(ours.counted.tokens) < sum(trl.counted.tokens)
 
 
@@ -383,8 +383,9 @@ def test_a_wrong_shared_forward_is_noticed_and_the_run_is_that_of_stock_trl(
     figure = float(warned[0].split(" differs by ")[1].split(" nats")[0])
     assert 0.1 < figure < 100
     assert not ours._sharing.is_on
-    assert_same_logs(ours, trl)
-    assert_same_gradients(ours, trl)
+    tolerance = 4e-3 if "bf16" in options else 1e-5  # bfloat16 has 8 bits, and its kernels differ between processors
+    assert_same_logs(ours, trl, tolerance)
+    assert_same_gradients(ours, trl, tolerance)
 
 
 def test_a_forward_that_is_not_a_number_is_an_error_too(tiny_model, shapes, tmp_path, monkeypatch, caplog):
