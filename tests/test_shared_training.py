@@ -383,7 +383,7 @@ def test_a_wrong_shared_forward_is_noticed_and_the_run_is_that_of_stock_trl(
     figure = float(warned[0].split(" differs by ")[1].split(" nats")[0])
     assert 0.1 < figure < 100
     assert not ours._sharing.is_on
-    tolerance = 5e-2 if "bf16" in options else 1e-5  # bfloat16 has 8 bits; its kernels differ between processors
+    tolerance = 5e-2 if "bf16" in options else 1e-5  # in bfloat16 up to 1.3 % on one processor; why is not known
     assert_same_logs(ours, trl, tolerance)
     assert_same_gradients(ours, trl, tolerance)
 
